@@ -1,0 +1,1 @@
+"""The folder format: what a recorder writes and an analysis reads. Never imports torch."""

@@ -1,0 +1,90 @@
+"""What run.json says of the training: who, what, how, on which machine and versions."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trajectory_tools.recorder.names import Named
+
+__all__ = ["describe_command", "describe_environment", "describe_optimizer", "describe_parameters"]
+
+
+def describe_parameters(named: Sequence[Named]) -> list[dict[str, Any]]:
+    """Name, shape, dtype, numel and aliases of each parameter; a complex one has a last axis of length 2."""
+    return [
+        {
+            "name": parameter.name,
+            "shape": [*parameter.tensor.shape, *([2] if parameter.tensor.is_complex() else [])],
+            "dtype": str(parameter.tensor.dtype).removeprefix("torch."),
+            "numel": parameter.tensor.numel() * (2 if parameter.tensor.is_complex() else 1),
+            "aliases": list(parameter.aliases),
+        }
+        for parameter in named
+    ]
+
+
+def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    """The class and, for each parameter group, its hyperparameters."""
+    kind = type(optimizer)
+    return {
+        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "groups": [
+            {key: _plain(value) for key, value in group.items() if key not in ("params", "param_names")}
+            for group in optimizer.param_groups
+        ],
+    }
+
+
+def describe_command() -> dict[str, str]:
+    """The command line, and the script's name."""
+    program = sys.argv[0] if sys.argv and sys.argv[0] else Path(sys.executable).name
+    return {"command": shlex.join([Path(program).name, *sys.argv[1:]]), "script": Path(program).name}
+
+
+def describe_environment(tensors: Sequence[Tensor]) -> dict[str, Any]:
+    """Versions, platform, devices, threads, and the commit of the folder that the training runs in."""
+    devices = sorted({str(tensor.device) for tensor in tensors})
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "trajectory_tools": version("trajectory-tools"),
+        "platform": platform.platform(),
+        "devices": [torch.cuda.get_device_name(d) if d.startswith("cuda") else d for d in devices],
+        "threads": torch.get_num_threads(),
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit that is checked out in the working directory, with ``+changes`` where it was edited since."""
+    options = {"capture_output": True, "text": True, "timeout": 5, "env": {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}}
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], **options, check=True)  # type: ignore[call-overload]
+        status = subprocess.run(["git", "status", "--porcelain", "-uno"], **options, check=True)  # type: ignore[call-overload]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return str(head.stdout.strip()) + ("+changes" if status.stdout.strip() else "")
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it; anything without a JSON form as its repr."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value if isinstance(value, str | int | float | bool) or value is None else repr(value)

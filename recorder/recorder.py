@@ -1,0 +1,310 @@
+"""The recorder: hooks on an optimizer that write its trajectory into a run folder, and change nothing else."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trajectory_tools.errors import BadArgument, RecordingFailed, UnknownName
+from trajectory_tools.recorder.capture import Capture
+from trajectory_tools.recorder.description import (
+    describe_command,
+    describe_environment,
+    describe_optimizer,
+    describe_parameters,
+)
+from trajectory_tools.recorder.names import name_parameters
+from trajectory_tools.recorder.scalars import ScalarLog
+from trajectory_tools.recorder.schedule import Schedule
+from trajectory_tools.recorder.schedule import every as every_n
+from trajectory_tools.store.schema import VALUE_COLUMNS
+from trajectory_tools.store.session import IfExists, Session
+from trajectory_tools.symmetry import SymmetryGroup
+
+__all__ = ["Recorder"]
+
+
+class Recorder:
+    """Records an optimizer's trajectory, step by step, while it trains.
+
+    Use it as a context manager, or call ``attach`` before the loop and ``close`` after it::
+
+        with Recorder("runs/adam", model, optimizer) as rec:
+            for x, y in batches:
+                loss = criterion(model(x), y)
+                optimizer.zero_grad(); loss.backward(); optimizer.step()
+                rec.log(loss=loss)
+
+    Args:
+        path: the run folder to make.
+        model: where the parameters' names come from: a module, (name, tensor) pairs, or None for ``group0.0`` and so on.
+        optimizer: any ``torch.optim.Optimizer``; what is recorded are the parameters that it holds.
+        every: record the tensors of every n-th step. Scalars are recorded at every step.
+        schedule: instead of ``every``, a callable from the step number to a bool: ``at([0, 10])``, ``logarithmic(10)``.
+        save: which of ``param`` (θ_t), ``grad`` (as the optimizer used it), ``update`` (θ_{t+1} − θ_t).
+        symmetries: symmetry groups (see ``trajectory_tools.symmetry``), or dicts in run.json's form.
+        label: what to call the run; runs of one label and several seeds are one curve. The folder's name unless told.
+        seed: the seed the training was started with, if it is to stand in the run's description.
+        info: more entries for run.json.
+        if_exists: ``error``, ``resume`` (open the run's next session) or ``replace``.
+        start_step: the number of the first step; 0, or where an earlier session ended.
+        compression: ``zstd`` or ``none``.
+        queue_bytes: how much may wait in memory to be written (256 MB); when it is full, the training waits.
+        run_id: the run's id; a fresh one unless told.
+
+    Raises:
+        OutputExists, RunBusy, BadArgument, UnknownName: from the constructor and ``attach``.
+        RecordingFailed: from ``close``, when writing stopped on the way (disk full, folder gone). The training itself
+            goes on, with one warning, and what was committed before can be read.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        model: nn.Module | Iterable[tuple[str, Tensor]] | None,
+        optimizer: Optimizer,
+        *,
+        every: int = 1,
+        schedule: Schedule | None = None,
+        save: Collection[str] = VALUE_COLUMNS,
+        symmetries: Sequence[SymmetryGroup | Mapping[str, Any]] = (),
+        label: str | None = None,
+        seed: int | None = None,
+        info: Mapping[str, Any] | None = None,
+        if_exists: IfExists = "error",
+        start_step: int | None = None,
+        compression: str = "zstd",
+        queue_bytes: int | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise BadArgument(f"a torch.optim.Optimizer is needed, found {type(optimizer).__name__}")
+        if schedule is not None and every != 1:
+            raise BadArgument("give either every or schedule, found both")
+        if start_step is not None and start_step < 0:
+            raise BadArgument(f"start_step is the number of the first step, 0 or more, found {start_step}")
+        save = [save] if isinstance(save, str) else list(save)
+        for column in save:
+            if column not in VALUE_COLUMNS:
+                raise UnknownName("column to save", column, VALUE_COLUMNS)
+        self.path = Path(path)
+        self.schedule = schedule or every_n(every)
+        self.save = tuple(column for column in VALUE_COLUMNS if column in save)
+        self.steps_seen = 0
+        self._model = model if isinstance(model, nn.Module) or model is None else list(model)
+        self._optimizer = optimizer
+        self._start_step = start_step
+        self._session_options: dict[str, Any] = {"if_exists": if_exists, "compression": compression, "run_id": run_id}
+        if queue_bytes is not None:
+            self._session_options["queue_bytes"] = queue_bytes
+        self._scan()
+        groups = [g if isinstance(g, SymmetryGroup) else SymmetryGroup.from_json(g) for g in symmetries]
+        shapes = {parameter["name"]: parameter["shape"] for parameter in self._parameters}
+        self._description = {
+            "label": label if label is not None else self.path.name,
+            "seed": seed,
+            "symmetries": [group.checked(shapes).to_json() for group in groups],
+            **(info or {}),
+        }
+        self._session: Session | None = None
+        self._error: BaseException | None = None
+        self._frame: FrameType | None = None  # of the optimizer's step that is under way
+
+    def __repr__(self) -> str:
+        values = sum(parameter["numel"] for parameter in self._parameters)
+        what = "+".join(self.save) or "scalars"
+        return (
+            f"<Recorder {str(self.path)!r}: {what} of {len(self._parameters)} parameters ({values:,} values)"
+            f" {self.schedule!r}, {self._capture.bytes_per_step / 1e6:.3g} MB a step, {self.steps_seen:,} steps so far>"
+        )
+
+    def attach(self) -> Self:
+        """Open the run folder and begin to record."""
+        if self._session is not None:
+            raise BadArgument(f"the recorder of {self.path} is attached already")
+        self._session = Session(
+            self.path,
+            {
+                **self._description,
+                **describe_command(),
+                "optimizer": describe_optimizer(self._optimizer) | self._description.get("optimizer", {}),
+                "params": self._parameters,
+                "schedule": repr(self.schedule),
+                "save": list(self.save),
+                "environment": describe_environment(self._capture.tensors),
+            },
+            **self._session_options,
+        )
+        self._step = self._session.next_step if self._start_step is None else self._start_step
+        self._first_step = self._step
+        self._scalars = ScalarLog(self._session.writer.put_scalars)
+        self._process = os.getpid()
+        self._hooks = [
+            self._optimizer.register_step_pre_hook(self._guarded(self._before_step)),
+            self._optimizer.register_step_post_hook(self._guarded(self._after_step)),
+        ]
+        atexit.register(self._close_at_exit)
+        return self
+
+    def log(self, **scalars: float | Tensor) -> None:
+        """Note scalars of this iteration: numbers or one-element tensors; one on a GPU is not waited for.
+
+        Call it on either side of ``optimizer.step()``: each value goes to the row of that iteration's step.
+        """
+        if self._session is not None and self._error is None:
+            self._scalars.log(scalars)
+
+    def close(self) -> None:
+        """Commit everything and free the folder. Raises ``RecordingFailed`` where something could not be written."""
+        self._close("finished")
+
+    def __enter__(self) -> Self:
+        return self.attach()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None or (isinstance(error, SystemExit) and not error.code):
+            self._close("finished")
+            return
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        try:
+            self._close(status, f"{type(error).__name__}: {error}")
+        except RecordingFailed as failure:  # the training's own exception must stay the one that is seen
+            error.add_note(str(failure))
+
+    def _close(self, status: str, error: str | None = None) -> None:
+        session, self._session = self._session, None
+        if session is None or os.getpid() != self._process:
+            return
+        atexit.unregister(self._close_at_exit)
+        for hook in self._hooks:
+            hook.remove()
+        self._frame = None
+        if self._error is None:
+            self._scalars.close()
+        outcome = {"first_step": self._first_step, "n_steps": self._step - self._first_step}
+        session.close("failed" if self._error else status, **outcome, **({"error": error} if error else {}))
+        if self._error is not None:
+            raise RecordingFailed(f"recording into {self.path} stopped: {self._error}") from self._error
+
+    def _close_at_exit(self) -> None:
+        self._close("failed" if getattr(sys, "last_value", None) is not None else "finished")
+
+    def _scan(self) -> None:
+        """Find the parameters that the optimizer holds now."""
+        named = name_parameters(self._model, self._optimizer)
+        self._capture = Capture(named, self.save)
+        self._parameters = describe_parameters(named)
+        self._n_tensors = sum(len(group["params"]) for group in self._optimizer.param_groups)
+
+    def _guarded(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """The hook, such that a fault of the recorder ends the recording and not the training."""
+
+        def guarded(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+            if self._error is not None or os.getpid() != self._process:
+                return None
+            try:
+                return hook(sys._getframe(1), args, kwargs)
+            except Exception as error:
+                self._error = error
+                warnings.warn(
+                    f"recording into {self.path} stopped: {error}; the training goes on unrecorded",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return None
+
+        return guarded
+
+    def _before_step(self, frame: FrameType, args: Any, kwargs: Any) -> Any:
+        if self._frame is not None and _is_below(self._frame, frame):
+            return None  # a subclass's step has called its parent's: one step, not two
+        self._frame = frame
+        start = time.perf_counter()
+        if sum(len(group["params"]) for group in self._optimizer.param_groups) != self._n_tensors:
+            self._scan()
+            assert self._session is not None
+            self._session.update(params=self._parameters, optimizer=describe_optimizer(self._optimizer))
+        self._recording = bool(self.schedule(self._step))
+        self._evaluations = 0
+        self._loss: Any = None
+        if self._recording:
+            self._capture.before()
+        closure, arguments = _with_closure(args, kwargs, self._watched)
+        if self._recording and closure is None:
+            self._capture.gradients()
+        self._record_seconds = time.perf_counter() - start
+        return arguments
+
+    def _watched(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """The closure, such that the gradient and the loss of its first evaluation are seen."""
+
+        def watched() -> Any:
+            loss = closure()
+            self._evaluations += 1
+            if self._evaluations == 1:
+                start = time.perf_counter()
+                self._loss = loss
+                if self._recording:
+                    self._capture.gradients()
+                self._record_seconds += time.perf_counter() - start
+            return loss
+
+        return watched
+
+    def _after_step(self, frame: FrameType, args: Any, kwargs: Any) -> None:
+        if frame is not self._frame:
+            return
+        self._frame = None
+        assert self._session is not None
+        start = time.perf_counter()
+        if self._recording:
+            self._session.writer.put_tensors(self._capture.after(self._step))
+        row = {
+            "step": self._step,
+            "loss": None if self._loss is None else float(self._loss),
+            **{
+                f"lr_group{i}" if i else "lr": float(group["lr"])
+                for i, group in enumerate(self._optimizer.param_groups)
+                if group.get("lr") is not None and (i == 0 or group["lr"] != self._optimizer.param_groups[0]["lr"])
+            },
+            "wall_time": time.time(),
+            "record_seconds": self._record_seconds + time.perf_counter() - start,
+            "skipped": False,
+            "n_evals": max(self._evaluations, 1),
+        }
+        self._scalars.step(row)
+        self._step += 1
+        self.steps_seen += 1
+
+
+def _is_below(frame: FrameType, top: FrameType | None) -> bool:
+    """Whether ``frame`` is ``top`` or one of its callers."""
+    while top is not None:
+        if top is frame:
+            return True
+        top = top.f_back
+    return False
+
+
+def _with_closure(
+    args: tuple[Any, ...], kwargs: dict[str, Any], wrap: Callable[[Callable[[], Any]], Callable[[], Any]]
+) -> tuple[Any, Any]:
+    """(the closure of this step or None, the step's arguments with the closure wrapped or None)."""
+    if callable(kwargs.get("closure")):
+        return kwargs["closure"], (args, {**kwargs, "closure": wrap(kwargs["closure"])})
+    if len(args) > 1 and callable(args[1]):
+        return args[1], ((args[0], wrap(args[1]), *args[2:]), kwargs)
+    return None, None

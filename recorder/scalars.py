@@ -1,0 +1,100 @@
+"""The scalars of each step: what the recorder measures and what the user logs, without waiting for a device."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trajectory_tools.errors import BadArgument
+from trajectory_tools.store.schema import RESERVED_SCALARS
+
+__all__ = ["ScalarLog"]
+
+Row = dict[str, Any]
+
+
+class ScalarLog:
+    """Assigns what is logged to steps, and hands over rows in order.
+
+    A name that is first logged before any step belongs to the step that follows each call; any other name to the step
+    before it. So ``log`` may stand on either side of ``optimizer.step()``, and every row is one iteration of the loop.
+    """
+
+    def __init__(self, put: Callable[[Row], None]) -> None:
+        self._put = put
+        self._ahead: set[str] = set()  # names that are logged before their step
+        self._next: Row = {}
+        self._current: Row | None = None
+        self._waiting: deque[Row] = deque()
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Take the user's values: numbers or tensors of one element."""
+        for name, value in values.items():
+            if name in RESERVED_SCALARS:
+                raise BadArgument(f"cannot log {name!r}: the recorder fills that column itself; choose another name")
+            number = _number(name, value)
+            if self._current is None:
+                self._ahead.add(name)
+            if name in self._ahead or self._current is None:
+                self._next[name] = number
+            else:
+                self._current[name] = number
+
+    def step(self, row: Row) -> None:
+        """Begin the row of a step that was just made; the row before it is complete."""
+        self._complete()
+        self._current = {**row, **self._next}
+        self._next = {}
+        self._send(wait=False)
+
+    def close(self) -> None:
+        """Hand over every row, waiting for values that are still on their way from a device."""
+        self._complete()
+        self._send(wait=True)
+
+    def _complete(self) -> None:
+        if self._current is not None:
+            self._waiting.append(self._current)
+            self._current = None
+
+    def _send(self, *, wait: bool) -> None:
+        while self._waiting and (wait or all(_arrived(value) for value in self._waiting[0].values())):
+            self._put({name: float(v) if isinstance(v, Pending) else v for name, v in self._waiting.popleft().items()})
+
+
+class Pending:
+    """A number that is being copied from a GPU."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._host = torch.empty((), dtype=torch.float64, pin_memory=True)
+        self._host.copy_(value.to(torch.float64), non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record(torch.cuda.current_stream(value.device))
+
+    def arrived(self) -> bool:
+        """Whether the number can be read without waiting."""
+        return self._event.query()
+
+    def __float__(self) -> float:
+        self._event.synchronize()
+        return self._host.item()
+
+
+def _arrived(value: object) -> bool:
+    return not isinstance(value, Pending) or value.arrived()
+
+
+def _number(name: str, value: Any) -> float | Pending:
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise BadArgument(f"cannot log {name!r}: a scalar is needed, found a tensor of shape {tuple(value.shape)}")
+        value = value.detach().reshape(())
+        return Pending(value) if value.device.type == "cuda" else float(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise BadArgument(f"cannot log {name!r}: a number is needed, found {type(value).__name__}") from error

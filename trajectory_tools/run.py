@@ -1,0 +1,314 @@
+"""A recorded run: open it, select arrays from it, query it with SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajectory_tools.errors import BadArgument, DamagedPart, MissingData, NotARun, UnknownName
+from trajectory_tools.store.chunks import Chunk, read_chunks
+from trajectory_tools.store.metadata import RUN_FILE, read_metadata
+from trajectory_tools.store.parts import Part, committed_parts
+from trajectory_tools.store.schema import TABLES, VALUE_COLUMNS
+from trajectory_tools.store.verify import Finding, damaged_parts
+from trajectory_tools.symmetry import SymmetryGroup
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow.dataset as ds
+
+__all__ = ["Run", "Steps", "find_runs", "open_run"]
+
+Steps = int | slice | Sequence[int] | NDArray[np.int64]
+"""Step numbers: one, some, or a slice ``start:stop:stride`` of them."""
+
+Damaged = Literal["error", "skip"]
+
+
+class Run:
+    """One run folder. Opening it reads run.json and the manifest; data is read when asked for."""
+
+    def __init__(self, path: str | Path, *, damaged: Damaged = "error") -> None:
+        if damaged not in ("error", "skip"):
+            raise BadArgument(f"damaged is 'error' or 'skip', found {damaged!r}")
+        self.path = Path(path)
+        self.metadata: dict[str, Any] = read_metadata(self.path)
+        self.skipped: tuple[Finding, ...] = ()
+        """The damaged parts that are left out (``damaged='skip'``)."""
+        self._parts = committed_parts(self.path)
+        if damaged == "skip":
+            self.skipped = tuple(damaged_parts(self.path, self.run_id))
+            lost = {finding.part for finding in self.skipped}
+            self._parts = [part for part in self._parts if part not in lost]
+
+    def __repr__(self) -> str:
+        size = self.nbytes / 1e6
+        saved = "+".join(self.columns) or "scalars only"
+        return (
+            f"<Run {self.name!r}: {self.optimizer}, {self.n_steps:,} steps, {len(self.shapes)} parameters"
+            f" ({self.n_values:,} values), {saved}, {size:,.1f} MB, {self.status}>"
+        )
+
+    @property
+    def name(self) -> str:
+        """The folder as it was given: what tables and frames call the run."""
+        return self.path.as_posix()
+
+    @property
+    def run_id(self) -> str:
+        """The id that each of the run's parts carries."""
+        return str(self.metadata["run_id"])
+
+    @property
+    def label(self) -> str:
+        """What the user calls the run; runs of one label and several seeds are one curve."""
+        return str(self.metadata.get("label") or self.path.name)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed it was recorded with, where one was given."""
+        return self.metadata.get("seed")
+
+    @property
+    def status(self) -> str:
+        """``recording``, ``finished``, ``interrupted`` or ``failed``; a killed run stays at ``recording``."""
+        return str(self.metadata.get("status", "unknown"))
+
+    @property
+    def optimizer(self) -> str:
+        """The optimizer's class, without its module."""
+        return str(self.metadata.get("optimizer", {}).get("class", "unknown optimizer")).rpartition(".")[2]
+
+    @property
+    def problem(self) -> str:
+        """What was trained: a built-in problem with its options, or the command; runs of one problem are compared."""
+        problem = self.metadata.get("problem")
+        if not problem:
+            return str(self.metadata.get("script") or "own training loop")
+        options = ", ".join(f"{key}={_plain(value)}" for key, value in problem.get("options", {}).items())
+        return f"{problem['name']} ({options})" if options else str(problem["name"])
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Parameter → shape, in recorded order."""
+        return {param["name"]: tuple(param["shape"]) for param in self.metadata["params"]}
+
+    @property
+    def n_values(self) -> int:
+        """Number of elements of all recorded parameters."""
+        return sum(param["numel"] for param in self.metadata["params"])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Which of param, grad, update were saved."""
+        return tuple(c for c in VALUE_COLUMNS if c in self.metadata.get("save", VALUE_COLUMNS))
+
+    @cached_property
+    def symmetries(self) -> tuple[SymmetryGroup, ...]:
+        """The symmetry groups that were declared at recording time."""
+        return tuple(SymmetryGroup.from_json(group) for group in self.metadata.get("symmetries", ()))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the committed parts on the disk."""
+        return sum(part.bytes for part in self._parts)
+
+    @cached_property
+    def logged_steps(self) -> NDArray[np.int64]:
+        """The steps that the optimizer made and the recorder saw (rows of ``scalars``), sorted."""
+        return self._steps_of("scalars")
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """The steps whose tensors were recorded, sorted."""
+        return self._steps_of("tensors")
+
+    @property
+    def n_steps(self) -> int:
+        """Number of steps that the recorder saw."""
+        return len(self.logged_steps)
+
+    def parts(self, table: str) -> list[Part]:
+        """The committed parts of ``scalars``, ``tensors`` or ``probes``, in order."""
+        return [part for part in self._parts if part.table == table]
+
+    def files(self, table: str) -> list[Path]:
+        """The paths of those parts, to hand to any engine that reads Parquet."""
+        return [self.path / part.file for part in self.parts(table)]
+
+    @cached_property
+    def superseded_from(self) -> dict[int, int]:
+        """Session → the step from which on a later session took over."""
+        starts: dict[int, int] = {}
+        for part in self._parts:
+            session = part.id.session
+            starts[session] = min(part.first_step, starts.get(session, part.first_step))
+        return {s: min(starts[later] for later in starts if later > s) for s in starts if s < max(starts)}
+
+    def chunks(
+        self, columns: Collection[str] = VALUE_COLUMNS, *, steps: NDArray[np.int64] | None = None
+    ) -> Iterator[Chunk]:
+        """The recorded steps in order, a bounded number of values at a time; ``steps`` keeps only these."""
+        for column in columns:
+            self._require(column)
+        kept = None if steps is None else np.sort(np.asarray(steps, np.int64))
+        return read_chunks(
+            self.path,
+            self.run_id,
+            self.parts("tensors"),
+            self.shapes,
+            columns=columns,
+            steps=kept,
+            before=self.superseded_from,
+        )
+
+    def array(self, column: str, name: str, *, steps: Steps = slice(None)) -> NDArray[np.floating]:
+        """One parameter's ``param``, ``grad`` or ``update`` at the chosen recorded steps: (n_steps, *shape).
+
+        A step at which it was not recorded, or its gradient was None, is NaN throughout. Memory is that of the result
+        and one chunk.
+        """
+        self._require(column)
+        if name not in self.shapes:
+            raise UnknownName(f"parameter in {self.path}:", name, self.shapes)
+        wanted = self.select_steps(steps)
+        dtype = next(p["dtype"] for p in self.metadata["params"] if p["name"] == name)
+        result = np.full((len(wanted), *self.shapes[name]), np.nan, "float64" if dtype == "float64" else "float32")
+        for chunk in self.chunks([column], steps=wanted):
+            if name in chunk.values(column):
+                result[np.searchsorted(wanted, chunk.steps)] = chunk.values(column)[name]
+        return result
+
+    def select_steps(self, steps: Steps) -> NDArray[np.int64]:
+        """The recorded steps among those asked for; ``MissingData`` where a step asked for by number is not there."""
+        if isinstance(steps, slice):
+            start, stop, stride = steps.start or 0, steps.stop, steps.step or 1
+            if start < 0 or (stop or 0) < 0 or stride < 1:
+                raise BadArgument(
+                    f"steps are numbers from 0 on, found {steps}; a slice takes step numbers, not positions"
+                )
+            keep = (self.steps >= start) & ((self.steps - start) % stride == 0)
+            return self.steps[keep if stop is None else keep & (self.steps < stop)]
+        wanted = np.unique(np.atleast_1d(np.asarray(steps, np.int64)))
+        missing = wanted[~np.isin(wanted, self.steps)]
+        if missing.size:
+            raise MissingData(
+                f"step {missing[0]} is not among the recorded steps of {self.path}, which are {self.span}"
+            )
+        return wanted
+
+    @property
+    def span(self) -> str:
+        """The recorded steps in words."""
+        if not self.steps.size:
+            return "none"
+        return f"{self.steps[0]} to {self.steps[-1]} ({len(self.steps):,} of them)"
+
+    def scalars(self) -> pd.DataFrame:
+        """One row per step: loss, lr, wall_time, record_seconds, skipped, n_evals, and what the user logged."""
+        return self.query("SELECT * FROM scalars ORDER BY step")
+
+    def query(self, sql: str) -> pd.DataFrame:
+        """Answer SQL over the tables ``scalars``, ``tensors`` and ``probes``, through DuckDB."""
+        import duckdb
+        import pyarrow as pa
+
+        with duckdb.connect() as connection:
+            for table in TABLES:
+                sessions = self._datasets(table)
+                for session, dataset in sessions.items():
+                    connection.register(f"{table}_{session}", dataset)
+                if sessions:
+                    selects = (self._select_current(table, session) for session in sessions)
+                    connection.execute(f"CREATE VIEW {table} AS {' UNION ALL BY NAME '.join(selects)}")
+            try:
+                return connection.execute(sql).df()
+            except duckdb.Error as error:
+                if "checksum" in str(error).lower() or "corrupt" in str(error).lower():
+                    raise DamagedPart(f"a part of {self.path} is damaged: {error}") from error
+                raise BadArgument(f"the query failed: {str(error).strip()}") from error
+            except (OSError, pa.ArrowException) as error:
+                raise DamagedPart(f"a part of {self.path} cannot be read: {error}") from error
+
+    def _select_current(self, table: str, session: int) -> str:
+        """The session's rows that no later session superseded."""
+        end = self.superseded_from.get(session)
+        return f"SELECT * FROM {table}_{session}" + ("" if end is None else f" WHERE step < {end}")
+
+    def _datasets(self, table: str) -> dict[int, ds.Dataset]:
+        """Session → its parts. Read through Arrow, which verifies the page checksums that DuckDB's reader skips."""
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+        from pyarrow.fs import LocalFileSystem
+
+        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        parquet = ds.ParquetFileFormat(default_fragment_scan_options=checked)
+        sessions: dict[int, list[Part]] = {}
+        for part in self.parts(table):
+            sessions.setdefault(part.id.session, []).append(part)
+        datasets = {}
+        for session, parts in sessions.items():
+            schemas = []
+            for part in parts:
+                with part.open(self.path, self.run_id) as file:
+                    schemas.append(file.schema_arrow)
+            fragments = [parquet.make_fragment(str(self.path / part.file), LocalFileSystem()) for part in parts]
+            schema = pa.unify_schemas(schemas, promote_options="permissive")
+            datasets[session] = ds.FileSystemDataset(fragments, schema, parquet, LocalFileSystem())
+        return datasets
+
+    def _steps_of(self, table: str) -> NDArray[np.int64]:
+        found = [np.empty(0, np.int64)]
+        for part in self.parts(table):
+            with part.open(self.path, self.run_id) as file:
+                steps = np.unique(file.read(columns=["step"]).column("step").to_numpy())
+            end = self.superseded_from.get(part.id.session)
+            found.append(steps if end is None else steps[steps < end])
+        return np.unique(np.concatenate(found))
+
+    def _require(self, column: str) -> None:
+        if column not in VALUE_COLUMNS:
+            raise UnknownName("column", column, VALUE_COLUMNS)
+        if column not in self.columns:
+            raise MissingData(
+                f"no {column!r} in {self.path} (it has: {', '.join(self.columns) or 'scalars only'});"
+                f" record again with --save {','.join((*self.columns, column))}"
+            )
+
+
+def open_run(path: str | Path, *, damaged: Damaged = "error") -> Run:
+    """Open one run folder. ``damaged='skip'`` checks every part's sha256 first and leaves out the damaged ones."""
+    folder = Path(path)
+    if folder.is_dir() and not (folder / RUN_FILE).exists():
+        inside = sorted(found.parent for found in folder.glob(f"*/**/{RUN_FILE}"))
+        if inside:
+            raise NotARun(
+                f"{folder} is no run but holds {len(inside)}, such as {inside[0]}; open one of them, or all with find_runs"
+            )
+    return Run(folder, damaged=damaged)
+
+
+def find_runs(paths: Iterable[str | Path], *, damaged: Damaged = "error") -> list[Run]:
+    """Every run at or below the given folders, each once, in the order of the paths."""
+    folders: dict[Path, None] = {}
+    for path in map(Path, paths):
+        below = sorted(found.parent for found in path.glob(f"**/{RUN_FILE}")) if path.is_dir() else []
+        if not below:
+            read_metadata(path)  # raises the sentence that says why
+        folders.update(dict.fromkeys(below))
+    return [Run(folder, damaged=damaged) for folder in folders]
+
+
+def _plain(value: Any) -> str:
+    return (
+        "x".join(map(str, value))
+        if isinstance(value, list)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )

@@ -1,0 +1,129 @@
+"""The rows of ``tensors`` on their way into Arrow: flat values of whole steps, laid out once and used at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trajectory_tools.store.schema import MAX_ROW_VALUES, ROW_GROUP_VALUES, VALUE_COLUMNS, tensors_schema
+
+__all__ = ["RowLayout", "StepRows", "row_groups"]
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """How one step's parameters stand in rows: which parameter, from which element on, how many elements."""
+
+    names: tuple[str, ...]
+    codes: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    dtype: str
+
+    @classmethod
+    def of(cls, numels: Mapping[str, int], dtype: str = "float32") -> RowLayout:
+        """Rows for parameters of these sizes, in order; a large one is split into rows of ``MAX_ROW_VALUES``."""
+        rows = [
+            (code, offset, min(MAX_ROW_VALUES, numel - offset))
+            for code, numel in enumerate(numels.values())
+            for offset in range(0, max(numel, 1), MAX_ROW_VALUES)
+        ]
+        codes, offsets, lengths = (np.array(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+        return cls(
+            tuple(numels),
+            np.asarray(codes, np.int32),
+            np.asarray(offsets, np.int64),
+            np.asarray(lengths, np.int64),
+            dtype,
+        )
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """One step: each recorded column's values, concatenated in the layout's order.
+
+    ``present[column]`` is a mask over the layout's parameters: the values of an absent one are not in the array and its
+    rows become null. A column that is missing from ``values`` is null in every row. ``ready`` is called by the writer
+    before it looks at the values (a copy from a GPU may still be under way).
+    """
+
+    step: int
+    layout: RowLayout
+    values: Mapping[str, Floats]
+    present: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    ready: Callable[[], None] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that wait in memory until the row is written."""
+        return sum(values.nbytes for values in self.values.values())
+
+    def cut(self, column: str, start: int, stop: int) -> Cut:
+        """The column's values in the layout's rows ``start:stop``."""
+        recorded = column in self.values
+        null = np.full(len(self.layout), not recorded)
+        if recorded and column in self.present:
+            null = ~self.present[column][self.layout.codes]
+        lengths = np.where(null, 0, self.layout.lengths)
+        begin = int(lengths[:start].sum())
+        lengths, null = lengths[start:stop], null[start:stop]
+        values = self.values[column] if recorded else np.empty(0, self.layout.dtype)
+        return Cut(values[begin : begin + int(lengths.sum())], lengths, null)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One column of a few rows: the values that are there, and for each row its length and whether it is null."""
+
+    values: Floats
+    lengths: NDArray[np.int64]
+    null: NDArray[np.bool_]
+
+
+def row_groups(steps: Sequence[StepRows]) -> Iterator[pa.Table]:
+    """Tables of whole steps, for consecutive steps of one layout; one step that is larger than a row group is cut."""
+    layout = steps[0].layout
+    ends = np.cumsum(layout.lengths)
+    start = 0
+    while start < len(layout):
+        limit = (ends[start - 1] if start else 0) + ROW_GROUP_VALUES
+        whole = len(steps) > 1 or ends[-1] <= limit
+        stop = len(layout) if whole else max(start + 1, int(np.searchsorted(ends, limit, side="right")))
+        yield _table(steps, start, stop)
+        start = stop
+
+
+def _table(steps: Sequence[StepRows], start: int, stop: int) -> pa.Table:
+    """The rows ``start:stop`` of each step."""
+    layout = steps[0].layout
+    schema = tensors_schema(layout.dtype)
+    codes = pa.array(np.tile(layout.codes[start:stop], len(steps)))
+    columns = [
+        pa.array(np.repeat(np.array([rows.step for rows in steps], np.int64), stop - start)),
+        pa.DictionaryArray.from_arrays(codes, pa.array(layout.names, pa.string())),
+        pa.array(np.tile(layout.offsets[start:stop], len(steps))),
+    ]
+    for name in VALUE_COLUMNS:
+        columns.append(_list_column(schema.field(name).type, [rows.cut(name, start, stop) for rows in steps]))
+    return pa.table(columns, schema=schema)
+
+
+def _list_column(list_type: pa.ListType, cuts: Sequence[Cut]) -> pa.ListArray:
+    ends = np.cumsum(np.concatenate([cut.lengths for cut in cuts]))
+    values = cuts[0].values if len(cuts) == 1 else np.concatenate([cut.values for cut in cuts])
+    nulls = np.concatenate([cut.null for cut in cuts])
+    return pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], ends]).astype(np.int32)),
+        pa.array(values, list_type.value_type),
+        type=list_type,
+        mask=pa.array(nulls) if nulls.any() else None,
+    )

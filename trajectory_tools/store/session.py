@@ -1,0 +1,158 @@
+"""A recording session: the folder's lock, run.json before the first step, the writer, and how it all ended."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from trajectory_tools.errors import BadArgument, OutputExists, RecordingFailed, TrajectoryError
+from trajectory_tools.store.files import write_json
+from trajectory_tools.store.lock import lock_run
+from trajectory_tools.store.metadata import RUN_FILE, read_metadata
+from trajectory_tools.store.parts import MANIFEST, committed_parts, first_line, repair_manifest
+from trajectory_tools.store.schema import FORMAT_NAME, FORMAT_VERSION, TABLES
+from trajectory_tools.store.writer import RunWriter
+
+__all__ = ["ANALYSIS", "IfExists", "Session"]
+
+IfExists = Literal["error", "resume", "replace"]
+ANALYSIS = "analysis"
+
+
+class Session:
+    """One recorder's hold on a run folder, from its lock to its last part.
+
+    ``description`` is what run.json says beside the format, the run's id and its sessions. ``if_exists`` is for a folder
+    that holds a run: refuse, open its next session, or replace it. A folder that holds anything else is never touched.
+    ``next_step`` is the step after the last one that earlier sessions recorded.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        description: Mapping[str, Any],
+        *,
+        if_exists: IfExists = "error",
+        run_id: str | None = None,
+        rank: int = 0,
+        **writer_options: Any,
+    ) -> None:
+        if if_exists not in ("error", "resume", "replace"):
+            raise BadArgument(f"if_exists is 'error', 'resume' or 'replace', found {if_exists!r}")
+        self.folder = folder
+        try:
+            _refuse_foreign(folder, if_exists)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_run(folder)
+            try:
+                previous = self._take_over(if_exists)
+                self._open(description, previous, run_id, rank, writer_options)
+            except BaseException:
+                self._lock.release()
+                raise
+        except OSError as error:
+            raise TrajectoryError(
+                f"cannot record into {folder}: {first_line(error)}; choose a folder that can be written"
+            ) from error
+
+    def update(self, **changes: Any) -> None:
+        """Change what run.json says."""
+        self.metadata |= changes
+        write_json(self.folder / RUN_FILE, self.metadata)
+
+    def close(self, status: str, **outcome: Any) -> None:
+        """Commit what is queued, write down how it ended, free the folder; raises ``RecordingFailed``."""
+        try:
+            self.writer.close()
+        except RecordingFailed as error:
+            status, outcome["error"] = "failed", str(error)
+            raise
+        finally:
+            try:
+                self._entry |= {
+                    "ended_at": utc_now(),
+                    "status": status,
+                    "wait_seconds": self.writer.wait_seconds,
+                    **outcome,
+                }
+                self.update(status=status)
+            except OSError as error:
+                if self.writer.error is None:
+                    raise RecordingFailed(f"cannot finish {self.folder}: {first_line(error)}") from error
+            finally:
+                self._lock.release()
+
+    def _take_over(self, if_exists: IfExists) -> dict[str, Any] | None:
+        """The metadata of the run to resume, after clearing what a kill left behind; ``None`` for a new run."""
+        if not (self.folder / RUN_FILE).exists():
+            return None
+        if if_exists == "replace":
+            for name in (*TABLES, ANALYSIS):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            for name in (MANIFEST, RUN_FILE):
+                (self.folder / name).unlink(missing_ok=True)
+            return None
+        if if_exists == "error":  # made between the first look and the lock
+            raise _exists(self.folder)
+        previous = read_metadata(self.folder)
+        for table in TABLES:
+            for left_over in (self.folder / table).glob(".*.tmp"):
+                left_over.unlink()
+        repair_manifest(self.folder)
+        return previous
+
+    def _open(
+        self,
+        description: Mapping[str, Any],
+        previous: dict[str, Any] | None,
+        run_id: str | None,
+        rank: int,
+        writer_options: dict[str, Any],
+    ) -> None:
+        sessions = previous["sessions"] if previous else []
+        number = max((entry["session"] for entry in sessions), default=-1) + 1
+        self.next_step = 1 + max((part.last_step for part in committed_parts(self.folder) if part.rows), default=-1)
+        self._entry = {"session": number, "rank": rank, "started_at": utc_now(), "status": "recording"}
+        self.metadata = {
+            "format": {"name": FORMAT_NAME, "version": FORMAT_VERSION},
+            "run_id": previous["run_id"] if previous else run_id or uuid.uuid4().hex,
+            "created_at": previous["created_at"] if previous else utc_now(),
+            "status": "recording",
+            **description,
+            "sessions": [*sessions, self._entry],
+        }
+        for table in ("scalars", "tensors"):
+            (self.folder / table).mkdir(exist_ok=True)
+        write_json(self.folder / RUN_FILE, self.metadata)
+        self.writer = RunWriter(
+            self.folder, run_id=self.metadata["run_id"], session=number, rank=rank, **writer_options
+        )
+
+
+def utc_now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _refuse_foreign(folder: Path, if_exists: IfExists) -> None:
+    """Raise for a folder that holds something else, or a run that is not to be touched."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputExists(f"{folder} is a file; choose a folder to record into")
+    if (folder / RUN_FILE).exists():
+        if if_exists == "error":
+            raise _exists(folder)
+    elif any(entry.name != ".lock" for entry in folder.iterdir()):
+        raise OutputExists(f"{folder} is not empty and holds no run; choose a new folder to record into")
+
+
+def _exists(folder: Path) -> OutputExists:
+    return OutputExists(
+        f"{folder} holds a run already; choose another folder, or replace it (--force, if_exists='replace'),"
+        " or continue it (if_exists='resume')"
+    )

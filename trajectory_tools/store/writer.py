@@ -1,0 +1,233 @@
+"""The writer: one background thread behind a queue that is bounded in bytes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from trajectory_tools.errors import BadArgument, RecordingFailed
+from trajectory_tools.store.part_writer import PartWriter
+from trajectory_tools.store.parts import first_line
+from trajectory_tools.store.rows import StepRows, row_groups
+from trajectory_tools.store.schema import ROW_GROUP_VALUES, scalars_schema
+
+__all__ = ["QUEUE_BYTES", "RunWriter", "ScalarRow"]
+
+QUEUE_BYTES = 256 * 2**20
+PART_BYTES = 64 * 2**20
+PART_SECONDS = 30.0
+SCALAR_ROWS = 4096
+SCALAR_ROW_BYTES = 512  # about what a row's dict and floats take in memory
+
+ScalarRow = Mapping[str, float | int | bool | None]
+
+
+@dataclass
+class Batch:
+    """Rows that are written together, as one row group or a few."""
+
+    rows: list[Any]  # StepRows of one layout, or ScalarRows
+    nbytes: int = 0
+    born: float = field(default_factory=time.monotonic)
+
+
+class RunWriter:
+    """Takes rows without waiting for the disk, unless ``queue_bytes`` of them wait already.
+
+    Parts roll at ``part_bytes`` or when their first row is ``part_seconds`` old: what a kill can cost. After a failure
+    nothing more is written, one warning says so, ``put_*`` do nothing, and ``close`` raises ``RecordingFailed``.
+    ``wait_seconds`` is how long ``put_tensors`` has waited for room.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        run_id: str,
+        session: int = 0,
+        rank: int = 0,
+        compression: str = "zstd",
+        queue_bytes: int = QUEUE_BYTES,
+        part_bytes: int = PART_BYTES,
+        part_seconds: float = PART_SECONDS,
+    ) -> None:
+        if compression not in ("zstd", "none"):
+            raise BadArgument(f"compression is 'zstd' or 'none', found {compression!r}")
+        if queue_bytes < 1:
+            raise BadArgument(f"the queue needs at least one byte, found {queue_bytes}")
+        self.wait_seconds = 0.0
+        self.error: BaseException | None = None
+        self._folder = folder
+        self._queue_bytes = queue_bytes
+        self._part_seconds = part_seconds
+        self._tensor_parts, self._scalar_parts = (
+            PartWriter(
+                folder,
+                table,
+                run_id=run_id,
+                session=session,
+                rank=rank,
+                compression=compression,
+                max_bytes=part_bytes,
+            )
+            for table in ("tensors", "scalars")
+        )
+        self._scalar_names: list[str] = []
+        self._open_tensors: Batch | None = None  # rows are handed over by the batch: a thread woken for each step
+        self._open_scalars: Batch | None = None  # would cost the training more than the copy
+        self._sealed: deque[Batch] = deque()
+        self._in_flight = 0  # bytes taken and not yet given to Parquet
+        self._closing = self._warned = False
+        self._changed = threading.Condition()
+        self._process = os.getpid()
+        # A daemon: a forgotten close must not keep the interpreter from ending (the recorder closes at exit).
+        self._thread = threading.Thread(target=self._run, name="trajectory-writer", daemon=True)
+        self._thread.start()
+
+    def put_tensors(self, rows: StepRows) -> None:
+        """Hand over one step; waits while the queue is full. A step larger than the queue waits until it is empty."""
+        with self._changed:
+            if self._stopped():
+                return
+            batch = self._open_tensors
+            group_bytes = ROW_GROUP_VALUES * np.dtype(rows.layout.dtype).itemsize * max(len(rows.values), 1)
+            batch_bytes = min(group_bytes, self._queue_bytes // 4)
+            if batch and (batch.rows[0].layout is not rows.layout or batch.nbytes + rows.nbytes > batch_bytes):
+                self._seal()
+            if self._in_flight and self._in_flight + rows.nbytes > self._queue_bytes:
+                self._seal()
+                self._wait_for_room(rows.nbytes)
+            self._open_tensors = self._added(self._open_tensors, rows, rows.nbytes)
+
+    def put_scalars(self, row: ScalarRow) -> None:
+        """Hand over one step's scalars."""
+        with self._changed:
+            if self._stopped():
+                return
+            if self._open_scalars and len(self._open_scalars.rows) >= SCALAR_ROWS:
+                self._seal()
+            self._open_scalars = self._added(self._open_scalars, row, SCALAR_ROW_BYTES)
+
+    def close(self) -> None:
+        """Write and commit everything that was handed over; raises ``RecordingFailed`` if any of it could not be."""
+        if os.getpid() != self._process:  # a forked child has no writer thread, and nothing of its own to write
+            return
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        if self.error is not None:
+            raise RecordingFailed(
+                f"recording into {self._folder} stopped: {first_line(self.error)}; what was committed before can be"
+                " read; make room, or choose another folder, and record again"
+            ) from self.error
+
+    def _stopped(self) -> bool:
+        if self.error is not None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"recording into {self._folder} stopped: {first_line(self.error)}; the training goes on unrecorded",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return self.error is not None or self._closing
+
+    def _wait_for_room(self, nbytes: int) -> None:
+        start = time.perf_counter()
+        self._changed.wait_for(
+            lambda: not self._in_flight or self._in_flight + nbytes <= self._queue_bytes or self.error is not None
+        )
+        self.wait_seconds += time.perf_counter() - start
+
+    def _added(self, batch: Batch | None, row: StepRows | ScalarRow, nbytes: int) -> Batch:
+        batch = batch or Batch([])
+        batch.rows.append(row)
+        batch.nbytes += nbytes
+        self._in_flight += nbytes
+        return batch
+
+    def _seal(self) -> None:
+        """Give the open batches to the thread."""
+        self._sealed.extend(batch for batch in (self._open_tensors, self._open_scalars) if batch)
+        self._open_tensors = self._open_scalars = None
+        self._changed.notify_all()
+
+    # From here on: the thread.
+
+    def _run(self) -> None:
+        parts = (self._tensor_parts, self._scalar_parts)
+        _yield_to_training()
+        try:
+            while (batch := self._next_batch()) is not None:
+                self._write(batch)
+                for part in parts:
+                    if part.full or part.age >= self._part_seconds:
+                        part.commit()
+                with self._changed:
+                    self._in_flight -= batch.nbytes
+                    self._changed.notify_all()
+                del batch  # or its rows would stay in memory until the next one comes
+            for part in parts:
+                part.commit()
+        except BaseException as error:
+            for part in parts:
+                part.drop()
+            with self._changed:
+                self.error = error
+                self._sealed.clear()
+                self._open_tensors = self._open_scalars = None
+                self._changed.notify_all()
+
+    def _next_batch(self) -> Batch | None:
+        """The oldest sealed batch; an empty one when a part has become old; ``None`` when all is written."""
+        with self._changed:
+            while not self._sealed:
+                births = [b.born for b in (self._open_tensors, self._open_scalars) if b]
+                ages = [time.monotonic() - born for born in births]
+                ages += [part.age for part in (self._tensor_parts, self._scalar_parts)]
+                if self._closing or max(ages) >= self._part_seconds:
+                    self._seal()
+                    if not self._sealed:
+                        return None if self._closing else Batch([])
+                else:
+                    self._changed.wait(timeout=self._part_seconds - max(ages))
+            return self._sealed.popleft()
+
+    def _write(self, batch: Batch) -> None:
+        if not batch.rows:
+            return
+        if isinstance(batch.rows[0], StepRows):
+            rows = cast(list[StepRows], batch.rows)
+            for step in rows:
+                if step.ready is not None:
+                    step.ready()
+            for table in row_groups(rows):
+                self._tensor_parts.write(table, born=batch.born)
+        else:
+            scalars = cast(list[ScalarRow], batch.rows)
+            known = set(scalars_schema(self._scalar_names).names)
+            self._scalar_names += [
+                name for name in dict.fromkeys(n for row in scalars for n in row) if name not in known
+            ]
+            table = pa.Table.from_pylist(scalars, schema=scalars_schema(self._scalar_names))
+            self._scalar_parts.write(table, born=batch.born)
+
+
+def _yield_to_training() -> None:
+    """Give this thread the lowest priority: where cores are few it would hold up every parallel region of the training.
+
+    Linux alone has a priority for each thread. A starved writer fills the queue, and then the training waits for it.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
