@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from trajectory_tools.errors import BadArgument, DamagedPart, MissingData, NotARun, UnknownName
 from trajectory_tools.store.chunks import Chunk, read_chunks
 from trajectory_tools.store.metadata import RUN_FILE, read_metadata
-from trajectory_tools.store.parts import Part, committed_parts
+from trajectory_tools.store.parts import ADVICE, Part, committed_parts
 from trajectory_tools.store.schema import TABLES, VALUE_COLUMNS
 from trajectory_tools.store.verify import Finding, damaged_parts
 from trajectory_tools.symmetry import SymmetryGroup
 
 if TYPE_CHECKING:
+    import duckdb
     import pandas as pd
+    import pyarrow as pa
     import pyarrow.dataset as ds
 
 __all__ = ["Run", "Steps", "find_runs", "open_run"]
@@ -28,6 +30,7 @@ Steps = int | slice | Sequence[int] | NDArray[np.int64]
 """Step numbers: one, some, or a slice ``start:stop:stride`` of them."""
 
 Damaged = Literal["error", "skip"]
+T = TypeVar("T")
 
 
 class Run:
@@ -214,7 +217,14 @@ class Run:
         return self.query("SELECT * FROM scalars ORDER BY step")
 
     def query(self, sql: str) -> pd.DataFrame:
-        """Answer SQL over the tables ``scalars``, ``tensors`` and ``probes``, through DuckDB."""
+        """Answer SQL over the tables ``scalars``, ``tensors`` and ``probes``, through DuckDB, as a pandas frame."""
+        return self._execute(lambda connection: connection.execute(sql).df())
+
+    def query_arrow(self, sql: str) -> pa.Table:
+        """The same, as an Arrow table, which keeps nulls apart from NaN."""
+        return self._execute(lambda connection: connection.sql(sql).to_arrow_table())
+
+    def _execute(self, fetch: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         import duckdb
         import pyarrow as pa
 
@@ -227,13 +237,13 @@ class Run:
                     selects = (self._select_current(table, session) for session in sessions)
                     connection.execute(f"CREATE VIEW {table} AS {' UNION ALL BY NAME '.join(selects)}")
             try:
-                return connection.execute(sql).df()
+                return fetch(connection)
             except duckdb.Error as error:
                 if "checksum" in str(error).lower() or "corrupt" in str(error).lower():
-                    raise DamagedPart(f"a part of {self.path} is damaged: {error}") from error
+                    raise DamagedPart(f"a part of {self.path} is damaged: {error}; {ADVICE}") from error
                 raise BadArgument(f"the query failed: {str(error).strip()}") from error
             except (OSError, pa.ArrowException) as error:
-                raise DamagedPart(f"a part of {self.path} cannot be read: {error}") from error
+                raise DamagedPart(f"a part of {self.path} cannot be read: {error}; {ADVICE}") from error
 
     def _select_current(self, table: str, session: int) -> str:
         """The session's rows that no later session superseded."""

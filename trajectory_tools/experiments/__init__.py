@@ -1,0 +1,1 @@
+"""What is done with problems and optimizers together: training, tuning."""

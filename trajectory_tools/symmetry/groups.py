@@ -1,4 +1,4 @@
-"""Symmetry groups as data: what run.json stores, so that analysis needs no model (Kunin et al. 2021, arXiv 2012.04728)."""
+"""Symmetry groups as data, so that analysis needs no model (Kunin et al. 2021, arXiv 2012.04728)."""
 
 from __future__ import annotations
 

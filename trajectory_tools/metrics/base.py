@@ -1,0 +1,58 @@
+"""What a metric is: pure functions on arrays that stream over a run and merge."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Generic, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from trajectory_tools.run import Run
+from trajectory_tools.store.chunks import Chunk
+
+__all__ = ["Metric"]
+
+Context = TypeVar("Context")
+State = TypeVar("State")
+
+
+class Metric(ABC, Generic[Context, State]):
+    """One family of numbers computed from a run.
+
+    ``prepare`` looks at the run once and returns what the pure functions need beside the data; ``update`` turns one
+    chunk into a state; ``combine`` joins the states of consecutive spans of steps; ``finish`` turns the state of the
+    whole run into a tidy frame. So a run is ``finish(reduce(combine, map(update, chunks)))``, on one thread or many machines.
+    Contexts and states can be pickled. Options are the fields of the (frozen) dataclass that a metric is.
+    """
+
+    name: ClassVar[str]
+    """What the registry, ``traj analyze --metric`` and ``analysis/<name>.parquet`` call it."""
+    version: ClassVar[int] = 1
+    """Raised when the numbers change, so that saved ones are computed again."""
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Which of param, grad, update it reads; the chunks lack those that the run did not save."""
+
+    table: ClassVar[str] = "tensors"
+    """Or ``scalars``: then it gets one chunk, with ``scalars`` alone."""
+
+    @abstractmethod
+    def prepare(self, run: Run) -> Context:
+        """What ``update`` and ``finish`` need to know of the run; ``MissingData`` where the run cannot be measured."""
+
+    def steps(self, context: Context) -> NDArray[np.int64] | None:
+        """The steps it looks at, sorted, or None for all."""
+        return None
+
+    @abstractmethod
+    def update(self, context: Context, chunk: Chunk) -> State:
+        """The state of one chunk alone; its arrays are float64."""
+
+    @abstractmethod
+    def combine(self, left: State, right: State) -> State:
+        """The state of both spans, ``left`` the earlier; may reuse ``left``."""
+
+    @abstractmethod
+    def finish(self, context: Context, state: State) -> pd.DataFrame:
+        """The numbers, as a tidy frame."""

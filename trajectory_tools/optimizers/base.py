@@ -1,0 +1,53 @@
+"""What Lion and Lion-SGD share: options checked for each parameter group, and the step over all parameters."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, overload
+
+import torch
+from torch import Tensor
+
+from trajectory_tools.errors import BadArgument
+from trajectory_tools.optimizers.specs import OptimizerSpec
+
+__all__ = ["PerParameter"]
+
+Params = Iterable[Tensor] | Iterable[dict[str, Any]]
+
+
+class PerParameter(torch.optim.Optimizer):
+    """A torch optimizer whose options are those of ``spec``; subclasses say what happens to one parameter."""
+
+    spec: ClassVar[type[OptimizerSpec]]
+
+    @abstractmethod
+    def update(self, param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Change ``param`` and ``state`` in place; ``grad`` stays as it is."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with options of their own; raises ``BadArgument`` for options that cannot be used."""
+        options = {name: param_group.get(name, default) for name, default in self.defaults.items()}
+        super().add_param_group({**param_group, **self.spec(**options).arguments()})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient; with a closure, evaluate it first and return its loss.
+
+        Raises ``BadArgument``, before anything has changed, where a gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        active = [(p, p.grad, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if any(grad.is_sparse for _, grad, _ in active):
+            raise BadArgument(f"{self.spec.name} found a sparse gradient; make it dense (nn.Embedding(sparse=False))")
+        for param, grad, group in active:
+            self.update(param, grad, self.state[param], group)
+        return loss
