@@ -14,7 +14,7 @@ from trajectory_tools.errors import BadArgument, DamagedPart, MissingData, NotAR
 from trajectory_tools.store.chunks import Chunk, read_chunks
 from trajectory_tools.store.metadata import RUN_FILE, read_metadata
 from trajectory_tools.store.parts import ADVICE, Part, committed_parts
-from trajectory_tools.store.schema import TABLES, VALUE_COLUMNS
+from trajectory_tools.store.schema import TABLES, VALUE_COLUMNS, scalars_schema, tensors_schema
 from trajectory_tools.store.verify import Finding, damaged_parts
 from trajectory_tools.symmetry import SymmetryGroup
 
@@ -30,6 +30,9 @@ Steps = int | slice | Sequence[int] | NDArray[np.int64]
 """Step numbers: one, some, or a slice ``start:stop:stride`` of them."""
 
 Damaged = Literal["error", "skip"]
+
+EMPTY = {"scalars": scalars_schema, "tensors": lambda: tensors_schema("float32")}
+"""What stands in for a table without parts, so that a query of an empty run has an empty answer."""
 T = TypeVar("T")
 
 
@@ -44,6 +47,7 @@ class Run:
         self.skipped: tuple[Finding, ...] = ()
         """The damaged parts that are left out (``damaged='skip'``)."""
         self._parts = committed_parts(self.path)
+        self._starts = _session_starts(self._parts)  # with the damaged parts: what they superseded stays superseded
         if damaged == "skip":
             self.skipped = tuple(damaged_parts(self.path, self.run_id))
             lost = {finding.part for finding in self.skipped}
@@ -89,12 +93,8 @@ class Run:
 
     @property
     def problem(self) -> str:
-        """What was trained: a built-in problem with its options, or the command; runs of one problem are compared."""
-        problem = self.metadata.get("problem")
-        if not problem:
-            return str(self.metadata.get("script") or "own training loop")
-        options = ", ".join(f"{key}={_plain(value)}" for key, value in problem.get("options", {}).items())
-        return f"{problem['name']} ({options})" if options else str(problem["name"])
+        """What was trained: a built-in problem with its options, or the script; runs of one problem are compared."""
+        return str(self.metadata.get("problem", {}).get("title") or self.metadata.get("script") or "own training loop")
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -147,10 +147,7 @@ class Run:
     @cached_property
     def superseded_from(self) -> dict[int, int]:
         """Session → the step from which on a later session took over."""
-        starts: dict[int, int] = {}
-        for part in self._parts:
-            session = part.id.session
-            starts[session] = min(part.first_step, starts.get(session, part.first_step))
+        starts = self._starts
         return {s: min(starts[later] for later in starts if later > s) for s in starts if s < max(starts)}
 
     def chunks(
@@ -173,15 +170,17 @@ class Run:
     def array(self, column: str, name: str, *, steps: Steps = slice(None)) -> NDArray[np.floating]:
         """One parameter's ``param``, ``grad`` or ``update`` at the chosen recorded steps: (n_steps, *shape).
 
-        A step at which it was not recorded, or its gradient was None, is NaN throughout. Memory is that of the result
-        and one chunk.
+        Steps come in ascending order, each once. One at which the parameter was not recorded, or its gradient was None,
+        is NaN throughout. Memory is that of the result and one chunk.
         """
         self._require(column)
         if name not in self.shapes:
             raise UnknownName(f"parameter in {self.path}:", name, self.shapes)
         wanted = self.select_steps(steps)
         dtype = next(p["dtype"] for p in self.metadata["params"] if p["name"] == name)
-        result = np.full((len(wanted), *self.shapes[name]), np.nan, "float64" if dtype == "float64" else "float32")
+        result = np.full(
+            (len(wanted), *self.shapes[name]), np.nan, "float64" if dtype in ("float64", "complex128") else "float32"
+        )
         for chunk in self.chunks([column], steps=wanted):
             if name in chunk.values(column):
                 result[np.searchsorted(wanted, chunk.steps)] = chunk.values(column)[name]
@@ -229,14 +228,16 @@ class Run:
         import pyarrow as pa
 
         with duckdb.connect() as connection:
-            for table in TABLES:
-                sessions = self._datasets(table)
-                for session, dataset in sessions.items():
-                    connection.register(f"{table}_{session}", dataset)
-                if sessions:
-                    selects = (self._select_current(table, session) for session in sessions)
-                    connection.execute(f"CREATE VIEW {table} AS {' UNION ALL BY NAME '.join(selects)}")
             try:
+                for table in TABLES:
+                    sessions = self._datasets(table)
+                    for session, dataset in sessions.items():
+                        connection.register(f"{table}_{session}", dataset)
+                    if sessions:
+                        selects = (self._select_current(table, session) for session in sessions)
+                        connection.execute(f"CREATE VIEW {table} AS {' UNION ALL BY NAME '.join(selects)}")
+                    elif table in EMPTY:
+                        connection.register(table, EMPTY[table]().empty_table())
                 return fetch(connection)
             except duckdb.Error as error:
                 if "checksum" in str(error).lower() or "corrupt" in str(error).lower():
@@ -275,8 +276,7 @@ class Run:
     def _steps_of(self, table: str) -> NDArray[np.int64]:
         found = [np.empty(0, np.int64)]
         for part in self.parts(table):
-            with part.open(self.path, self.run_id) as file:
-                steps = np.unique(file.read(columns=["step"]).column("step").to_numpy())
+            steps = np.unique(part.read_steps(self.path, self.run_id))
             end = self.superseded_from.get(part.id.session)
             found.append(steps if end is None else steps[steps < end])
         return np.unique(np.concatenate(found))
@@ -291,6 +291,16 @@ class Run:
             )
 
 
+def _session_starts(parts: Iterable[Part]) -> dict[int, int]:
+    """Session → its first step."""
+    starts: dict[int, int] = {}
+    for part in parts:
+        if part.rows:  # one that cannot be read has none, and its steps are not known
+            session = part.id.session
+            starts[session] = min(part.first_step, starts.get(session, part.first_step))
+    return starts
+
+
 def open_run(path: str | Path, *, damaged: Damaged = "error") -> Run:
     """Open one run folder. ``damaged='skip'`` checks every part's sha256 first and leaves out the damaged ones."""
     folder = Path(path)
@@ -298,7 +308,8 @@ def open_run(path: str | Path, *, damaged: Damaged = "error") -> Run:
         inside = sorted(found.parent for found in folder.glob(f"*/**/{RUN_FILE}"))
         if inside:
             raise NotARun(
-                f"{folder} is no run but holds {len(inside)}, such as {inside[0]}; open one of them, or all with find_runs"
+                f"{folder} is no run but holds {len(inside)}, such as {inside[0]};"
+                " open one of them, or all with find_runs"
             )
     return Run(folder, damaged=damaged)
 
@@ -312,13 +323,3 @@ def find_runs(paths: Iterable[str | Path], *, damaged: Damaged = "error") -> lis
             read_metadata(path)  # raises the sentence that says why
         folders.update(dict.fromkeys(below))
     return [Run(folder, damaged=damaged) for folder in folders]
-
-
-def _plain(value: Any) -> str:
-    return (
-        "x".join(map(str, value))
-        if isinstance(value, list)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )

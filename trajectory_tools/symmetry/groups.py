@@ -22,9 +22,9 @@ class SymmetryGroup:
 
     ``kind``
         - ``rescale``: a unit's incoming parameters times ρ and its outgoing ones divided by ρ (a linear or positively
-          homogeneous activation in between; Kunin et al. 2021, eq. 8).
-        - ``scale``: a unit's incoming parameters times ρ (batch normalization behind them; ibid., eq. 6).
-        - ``translation``: the same number added to a column of all units (softmax behind them; ibid., eq. 4).
+          homogeneous activation in between; Kunin et al. 2021, sec. 3).
+        - ``scale``: a unit's incoming parameters times ρ (batch normalization behind them; ibid.).
+        - ``translation``: the same number added to a column of all units (softmax behind them; ibid.).
     ``inputs``, ``outputs``
         pairs (parameter name, axis over the units); ``outputs`` only for ``rescale``.
     ``units``
