@@ -19,3 +19,43 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
+
+demo: $(READY)  ## record SGD, Adam and Lion on handwritten digits and write demo/report.html
+	$(BIN)/traj demo --output demo --force
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+test-all: $(READY)  ## run the tests, the slow ones too
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# mypy finds a package by its folder, and package-dir maps four of ours from elsewhere: it sees them through links.
+TYPED := build/typed/trajectory_tools
+lint: $(READY)  ## check format, style and types
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	@rm -rf build/typed && mkdir -p $(TYPED)
+	@ln -s $(CURDIR)/trajectory_tools/* $(CURDIR)/recorder $(CURDIR)/cli $(CURDIR)/data $(CURDIR)/reports $(TYPED)
+	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p trajectory_tools
+
+# Built, installed and used away from the checkout, so that nothing is found by accident.
+package: $(READY)  ## build sdist and wheel, and try the wheel in a new environment
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation --sdist --outdir dist .
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+	@set -e; away=$$(mktemp -d); trap 'rm -rf "$$away"' EXIT; uv=$(CURDIR)/$(BIN)/uv; wheel=$$(ls $(CURDIR)/dist/*.whl); \
+	$(PYTHON) -m venv "$$away/venv"; cd "$$away"; \
+	$$uv pip install --quiet --python venv/bin/python --constraint $(CURDIR)/requirements.lock "$$wheel"; \
+	venv/bin/traj --version; \
+	venv/bin/python $(CURDIR)/.ci/import_all.py; \
+	venv/bin/traj record digits-mlp --steps 3 -o run; venv/bin/traj report run -o report.html
+
+bench: $(READY)  ## measure what the README quotes
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+lock:  ## choose new versions for requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --upgrade --quiet --output-file requirements.lock
+
+clean:  ## remove everything that make made
+	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -124,11 +124,11 @@ def _copy(flat: Tensor, host: Tensor) -> list[torch.cuda.Event]:
         host.copy_(flat)
         return []
     if (stream := _side_streams.get(flat.device)) is None:
-        stream = _side_streams[flat.device] = torch.cuda.Stream(flat.device)
+        stream = _side_streams[flat.device] = torch.cuda.Stream(flat.device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(flat.device))
     with torch.cuda.stream(stream):
         host.copy_(flat, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(stream)
     flat.record_stream(stream)  # or its memory could be given out again before the copy has read it
     return [event]

@@ -82,7 +82,7 @@ def git_commit() -> str | None:
 def _plain(value: Any) -> Any:
     """The value as JSON has it; anything without a JSON form as its repr."""
     if isinstance(value, Tensor) and value.numel() == 1:
-        return value.item()
+        return _plain(value.item())
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trajectory_tools.errors import BadArgument
+
 __all__ = ["Named", "name_parameters"]
 
 
@@ -37,4 +39,10 @@ def name_parameters(model: nn.Module | Iterable[tuple[str, Tensor]] | None, opti
         for j, tensor in enumerate(group["params"]):
             first, *aliases = names.get(id(tensor), [f"group{i}.{j}"])
             found.setdefault(id(tensor), Named(first, tensor, tuple(aliases)))
-    return list(found.values())
+    by_name: dict[str, Named] = {}
+    for named in found.values():
+        if by_name.setdefault(named.name, named) is not named:
+            raise BadArgument(
+                f"two parameters are called {named.name!r}; give each its own name, as pairs (name, tensor)"
+            )
+    return list(by_name.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import time
@@ -25,7 +26,7 @@ from trajectory_tools.recorder.description import (
     describe_parameters,
 )
 from trajectory_tools.recorder.names import name_parameters
-from trajectory_tools.recorder.scalars import ScalarLog
+from trajectory_tools.recorder.scalars import ScalarLog, as_number
 from trajectory_tools.recorder.schedule import Schedule
 from trajectory_tools.recorder.schedule import every as every_n
 from trajectory_tools.store.schema import VALUE_COLUMNS
@@ -48,7 +49,7 @@ class Recorder:
 
     Args:
         path: the run folder to make.
-        model: where the parameters' names come from: a module, (name, tensor) pairs, or None for ``group0.0`` and so on.
+        model: where the parameters' names come from: a module, (name, tensor) pairs, or None for ``group0.0`` and on.
         optimizer: any ``torch.optim.Optimizer``; what is recorded are the parameters that it holds.
         every: record the tensors of every n-th step. Scalars are recorded at every step.
         schedule: instead of ``every``, a callable from the step number to a bool: ``at([0, 10])``, ``logarithmic(10)``.
@@ -92,6 +93,8 @@ class Recorder:
             raise BadArgument(f"a torch.optim.Optimizer is needed, found {type(optimizer).__name__}")
         if schedule is not None and every != 1:
             raise BadArgument("give either every or schedule, found both")
+        if schedule is not None and not callable(schedule):
+            raise BadArgument(f"schedule is a callable from the step number to a bool, found {schedule!r}")
         if start_step is not None and start_step < 0:
             raise BadArgument(f"start_step is the number of the first step, 0 or more, found {start_step}")
         save = [save] if isinstance(save, str) else list(save)
@@ -175,14 +178,12 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is None or (isinstance(error, SystemExit) and not error.code):
-            self._close("finished")
-            return
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
-            self._close(status, f"{type(error).__name__}: {error}")
-        except RecordingFailed as failure:  # the training's own exception must stay the one that is seen
-            error.add_note(str(failure))
+            self._close(*_outcome(error))
+        except RecordingFailed as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))  # the training's own exception must stay the one that is seen
 
     def _close(self, status: str, error: str | None = None) -> None:
         session, self._session = self._session, None
@@ -192,22 +193,27 @@ class Recorder:
         for hook in self._hooks:
             hook.remove()
         self._frame = None
-        if self._error is None:
+        try:
             self._scalars.close()
-        outcome = {"first_step": self._first_step, "n_steps": self._step - self._first_step}
-        session.close("failed" if self._error else status, **outcome, **({"error": error} if error else {}))
+        except Exception as fault:  # a number that its device could not give
+            self._error = self._error or fault
+        outcome: dict[str, Any] = {"first_step": self._first_step, "n_steps": self._step - self._first_step}
+        if problem := str(self._error) if self._error else error:
+            outcome["error"] = problem
+        session.close("failed" if self._error else status, **outcome)
         if self._error is not None:
             raise RecordingFailed(f"recording into {self.path} stopped: {self._error}") from self._error
 
     def _close_at_exit(self) -> None:
-        self._close("failed" if getattr(sys, "last_value", None) is not None else "finished")
+        error = getattr(sys, "last_value", None)  # what has ended the program, where something has
+        self._close(*_outcome(error))
 
     def _scan(self) -> None:
         """Find the parameters that the optimizer holds now."""
         named = name_parameters(self._model, self._optimizer)
         self._capture = Capture(named, self.save)
         self._parameters = describe_parameters(named)
-        self._n_tensors = sum(len(group["params"]) for group in self._optimizer.param_groups)
+        self._held = _held(self._optimizer)
 
     def _guarded(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         """The hook, such that a fault of the recorder ends the recording and not the training."""
@@ -233,11 +239,11 @@ class Recorder:
             return None  # a subclass's step has called its parent's: one step, not two
         self._frame = frame
         start = time.perf_counter()
-        if sum(len(group["params"]) for group in self._optimizer.param_groups) != self._n_tensors:
+        assert self._session is not None
+        if _held(self._optimizer) != self._held:
             self._scan()
-            assert self._session is not None
             self._session.update(params=self._parameters, optimizer=describe_optimizer(self._optimizer))
-        self._recording = bool(self.schedule(self._step))
+        self._recording = bool(self.save and self.schedule(self._step)) and self._session.writer.error is None
         self._evaluations = 0
         self._loss: Any = None
         if self._recording:
@@ -256,7 +262,8 @@ class Recorder:
             self._evaluations += 1
             if self._evaluations == 1:
                 start = time.perf_counter()
-                self._loss = loss
+                with contextlib.suppress(BadArgument):  # a closure may return anything
+                    self._loss = None if loss is None else as_number("loss", loss)
                 if self._recording:
                     self._capture.gradients()
                 self._record_seconds += time.perf_counter() - start
@@ -274,11 +281,11 @@ class Recorder:
             self._session.writer.put_tensors(self._capture.after(self._step))
         row = {
             "step": self._step,
-            "loss": None if self._loss is None else float(self._loss),
+            "loss": self._loss,
             **{
                 f"lr_group{i}" if i else "lr": float(group["lr"])
                 for i, group in enumerate(self._optimizer.param_groups)
-                if group.get("lr") is not None and (i == 0 or group["lr"] != self._optimizer.param_groups[0]["lr"])
+                if group.get("lr") is not None and (i == 0 or group["lr"] != self._optimizer.param_groups[0].get("lr"))
             },
             "wall_time": time.time(),
             "record_seconds": self._record_seconds + time.perf_counter() - start,
@@ -288,6 +295,18 @@ class Recorder:
         self._scalars.step(row)
         self._step += 1
         self.steps_seen += 1
+
+
+def _outcome(error: BaseException | None) -> tuple[str, str | None]:
+    """(status, error) of a run that ended with this exception, or without any."""
+    if error is None or (isinstance(error, SystemExit) and not error.code):
+        return "finished", None
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", f"{type(error).__name__}: {error}"
+
+
+def _held(optimizer: Optimizer) -> list[tuple[int, torch.Size, torch.dtype]]:
+    """What tells that the optimizer's parameters are still the same: those named in run.json, as it says."""
+    return [(id(tensor), tensor.shape, tensor.dtype) for group in optimizer.param_groups for tensor in group["params"]]
 
 
 def _is_below(frame: FrameType, top: FrameType | None) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from trajectory_tools.errors import BadArgument
 from trajectory_tools.store.schema import RESERVED_SCALARS
 
-__all__ = ["ScalarLog"]
+__all__ = ["ScalarLog", "as_number"]
 
 Row = dict[str, Any]
 
@@ -33,10 +33,10 @@ class ScalarLog:
 
     def log(self, values: dict[str, Any]) -> None:
         """Take the user's values: numbers or tensors of one element."""
-        for name, value in values.items():
-            if name in RESERVED_SCALARS:
+        for name in values:
+            if name.lower() in RESERVED_SCALARS:  # as in SQL, where case does not tell columns apart
                 raise BadArgument(f"cannot log {name!r}: the recorder fills that column itself; choose another name")
-            number = _number(name, value)
+        for name, number in {name: as_number(name, value) for name, value in values.items()}.items():
             if self._current is None:
                 self._ahead.add(name)
             if name in self._ahead or self._current is None:
@@ -72,12 +72,12 @@ class Pending:
     def __init__(self, value: Tensor) -> None:
         self._host = torch.empty((), dtype=torch.float64, pin_memory=True)
         self._host.copy_(value.to(torch.float64), non_blocking=True)
-        self._event = torch.cuda.Event()
+        self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._event.record(torch.cuda.current_stream(value.device))
 
     def arrived(self) -> bool:
         """Whether the number can be read without waiting."""
-        return self._event.query()
+        return bool(self._event.query())  # type: ignore[no-untyped-call]
 
     def __float__(self) -> float:
         self._event.synchronize()
@@ -88,7 +88,8 @@ def _arrived(value: object) -> bool:
     return not isinstance(value, Pending) or value.arrived()
 
 
-def _number(name: str, value: Any) -> float | Pending:
+def as_number(name: str, value: Any) -> float | Pending:
+    """The value as a number, which may still be on its way; ``BadArgument`` where it is none."""
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise BadArgument(f"cannot log {name!r}: a scalar is needed, found a tensor of shape {tuple(value.shape)}")

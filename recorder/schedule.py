@@ -23,6 +23,7 @@ class every:  # noqa: N801 - reads as a word: every(10)
         self.n = n
 
     def __call__(self, step: int) -> bool:
+        """Whether to record this step."""
         return step % self.n == 0
 
     def __repr__(self) -> str:
@@ -38,6 +39,7 @@ class at:  # noqa: N801
             raise BadArgument(f"the steps to record are numbers from 0 on, found {sorted(self.steps) or 'none'}")
 
     def __call__(self, step: int) -> bool:
+        """Whether to record this step."""
         return step in self.steps
 
     def __repr__(self) -> str:
@@ -54,6 +56,7 @@ class logarithmic:  # noqa: N801
         self.per_decade = per_decade
 
     def __call__(self, step: int) -> bool:
+        """Whether to record this step."""
         if step == 0:
             return True
         k = math.floor(math.log10(step) * self.per_decade)

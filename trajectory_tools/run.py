@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trajectory_tools.errors import BadArgument, DamagedPart, MissingData, NotARun, UnknownName
 from trajectory_tools.store.chunks import Chunk, read_chunks
 from trajectory_tools.store.metadata import RUN_FILE, read_metadata
-from trajectory_tools.store.parts import ADVICE, Part, committed_parts
+from trajectory_tools.store.parts import ADVICE, Part, committed_parts, read_manifest
 from trajectory_tools.store.schema import TABLES, VALUE_COLUMNS, scalars_schema, tensors_schema
 from trajectory_tools.store.verify import Finding, damaged_parts
 from trajectory_tools.symmetry import SymmetryGroup
@@ -47,11 +47,12 @@ class Run:
         self.skipped: tuple[Finding, ...] = ()
         """The damaged parts that are left out (``damaged='skip'``)."""
         self._parts = committed_parts(self.path)
-        self._starts = _session_starts(self._parts)  # with the damaged parts: what they superseded stays superseded
         if damaged == "skip":
             self.skipped = tuple(damaged_parts(self.path, self.run_id))
             lost = {finding.part for finding in self.skipped}
             self._parts = [part for part in self._parts if part not in lost]
+        # With the damaged parts that the manifest lists: what they superseded stays superseded.
+        self._starts = _session_starts([*read_manifest(self.path).values(), *self._parts])
 
     def __repr__(self) -> str:
         size = self.nbytes / 1e6
@@ -196,7 +197,7 @@ class Run:
                 )
             keep = (self.steps >= start) & ((self.steps - start) % stride == 0)
             return self.steps[keep if stop is None else keep & (self.steps < stop)]
-        wanted = np.unique(np.atleast_1d(np.asarray(steps, np.int64)))
+        wanted: NDArray[np.int64] = np.unique(np.atleast_1d(np.asarray(steps, np.int64)))
         missing = wanted[~np.isin(wanted, self.steps)]
         if missing.size:
             raise MissingData(

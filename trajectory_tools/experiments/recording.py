@@ -127,7 +127,7 @@ def title(entry: Options) -> str:
 
 
 def _run_id(problem: Problem, spec: Options, data: str, seed: int, recorded: list[Any]) -> str:
-    """An id that is the same exactly where the numbers should be: same experiment, same versions, same kind of machine."""
+    """An id that is the same where the numbers should be: same experiment, versions, and kind of machine."""
     import torch
 
     determined_by = {

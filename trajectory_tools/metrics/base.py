@@ -23,8 +23,8 @@ class Metric(ABC, Generic[Context, State]):
 
     ``prepare`` looks at the run once and returns what the pure functions need beside the data; ``update`` turns one
     chunk into a state; ``combine`` joins the states of consecutive spans of steps; ``finish`` turns the state of the
-    whole run into a tidy frame. So a run is ``finish(reduce(combine, map(update, chunks)))``, on one thread or many machines.
-    Contexts and states can be pickled. Options are the fields of the (frozen) dataclass that a metric is.
+    whole run into a tidy frame. So a run is ``finish(reduce(combine, map(update, chunks)))``, on one thread or many
+    machines. Contexts and states can be pickled. Options are the fields of the (frozen) dataclass that a metric is.
     """
 
     name: ClassVar[str]
@@ -51,7 +51,7 @@ class Metric(ABC, Generic[Context, State]):
 
     @abstractmethod
     def combine(self, left: State, right: State) -> State:
-        """The state of both spans, ``left`` the earlier; may reuse ``left``."""
+        """The state of both spans, ``left`` the earlier; may reuse either."""
 
     @abstractmethod
     def finish(self, context: Context, state: State) -> pd.DataFrame:

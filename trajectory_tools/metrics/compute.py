@@ -41,8 +41,8 @@ def compute(
     """One metric of one or several runs, as a tidy frame; nothing is saved.
 
     Columns: run, label, seed (categorical), then step, what the number is of (group or parameter, kind, quantity),
-    value, low, high (float64), n. ``executor`` spreads the parts over threads, processes or machines. A run that cannot be
-    measured is named, with the reason, in ``frame.attrs["skipped"]``; ``MissingData`` where none can.
+    value, low, high (float64), n. ``executor`` spreads the parts over threads, processes or machines. A run that cannot
+    be measured is named, with the reason, in ``frame.attrs["skipped"]``; ``MissingData`` where none can.
     """
     made = make_metric(metric, **options)
     analysis = _analyze(_opened(runs), [made], executor=executor, saved=False)[made.name]
@@ -64,7 +64,11 @@ def analyze(
 
     What was computed is saved in the run's ``analysis/`` and taken from there while the run and the options stay.
     """
-    return _analyze(_opened(runs), [make_metric(name) for name in names or metrics()], executor=executor, saved=saved)
+    wanted: dict[str, Metric[Any, Any]] = {}
+    for metric in map(make_metric, names or metrics()):
+        if wanted.setdefault(metric.name, metric) != metric:
+            raise BadArgument(f"two metrics are called {metric.name!r}; analyze them one after the other")
+    return _analyze(_opened(runs), list(wanted.values()), executor=executor, saved=saved)
 
 
 def _opened(runs: Runs) -> list[Run]:
@@ -72,7 +76,7 @@ def _opened(runs: Runs) -> list[Run]:
     opened = [run for one in several for run in ([one] if isinstance(one, Run) else find_runs([one]))]
     if not opened:
         raise BadArgument("no runs were given; name at least one run folder")
-    return opened
+    return list({run.path: run for run in opened}.values())
 
 
 def _analyze(
@@ -81,7 +85,7 @@ def _analyze(
     frames: dict[str, list[pd.DataFrame]] = {metric.name: [] for metric in wanted}
     skipped: dict[str, dict[str, str]] = {metric.name: {} for metric in wanted}
     for run in runs:
-        found = {metric.name: load_saved(run, metric) for metric in wanted} if saved else {}
+        found: dict[str, pd.DataFrame | None] = {m.name: load_saved(run, m) if saved else None for m in wanted}
         missing = [metric for metric in wanted if found.get(metric.name) is None]
         contexts: dict[str, Any] = {}
         for metric in missing:
@@ -90,10 +94,15 @@ def _analyze(
             except MissingData as reason:
                 skipped[metric.name][run.name] = str(reason)
         due = [metric for metric in missing if metric.name in contexts]
+        skipped_here = {metric.name: "nothing that it measures was recorded" for metric in due}
         for metric, frame in _measure(run, due, contexts, executor):
-            found[metric.name] = frame
-            if saved:
-                save(run, metric, frame)
+            if not frame.empty:
+                del skipped_here[metric.name]
+                found[metric.name] = frame
+                if saved:
+                    save(run, metric, frame)
+        for name, nothing in skipped_here.items():
+            skipped[name][run.name] = nothing
         for name, frame in found.items():
             if frame is not None:
                 frames[name].append(_attributed(run, frame))
@@ -112,7 +121,8 @@ def _measure(
         job = partial(_pass, _Source.of(run, columns, kept), [(metric, contexts[metric.name]) for metric in tensors])
         parts = run.parts("tensors")
         partial_states = executor.map(job, [[part] for part in parts]) if executor else [job(parts)]
-        states = reduce(partial(_combine, tensors), partial_states, {})
+        with np.errstate(all="ignore"):
+            states = reduce(partial(_combine, tensors), partial_states, {})
     for metric in wanted:
         if metric.table == "scalars":
             states[metric.name] = metric.update(contexts[metric.name], _scalar_chunk(run))

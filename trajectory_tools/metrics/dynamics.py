@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from trajectory_tools.store.chunks import Chunk
 
 __all__ = ["Dynamics"]
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Flat = Mapping[str, Floats]
 
 # Sums over elements, from which every quantity is made; those of the whole network are the sums over parameters.
@@ -41,13 +41,13 @@ class Span:
     steps: NDArray[np.int64]
     products: dict[str, dict[str, Floats]]
 
-    def add_whole(self) -> None:
-        """Add the sums over all parameters; one that lacks a product (its gradient was None) counts as zero."""
+    def with_whole(self) -> Span:
+        """With the sums over all parameters; one that lacks a product (its gradient was None) counts as zero."""
         whole: dict[str, Floats] = {}
         for products in self.products.values():
             for product, values in products.items():
                 whole[product] = whole[product] + values if product in whole else values
-        self.products[WHOLE] = whole
+        return Span(self.steps, {**self.products, WHOLE: whole})
 
 
 @dataclass
@@ -63,14 +63,16 @@ class DynamicsState:
 class Dynamics(Metric[DynamicsContext, DynamicsState]):
     """How the parameters move, per parameter and in the whole network, at every recorded step.
 
-    - ``norm`` of param, grad and update: ‖·‖₂; ``nonfinite``: how many of its elements are NaN or infinite;
+    - ``norm`` of param, grad and update: ‖·‖₂; ``nonfinite``: how many of its elements are NaN or infinite, left out
+      where there is none in the whole run;
     - ``ratio``: ‖u_t‖ / ‖θ_t‖;
     - ``cos_previous``: the cosine between u_t and u_{t−1}; NaN where step t−1 was not recorded;
     - ``cos_descent``: the cosine between −g_t and u_t: 1 for plain gradient descent;
     - ``path_length``: Σ_{s≤t} ‖u_s‖ from the first recorded step on; NaN from the first unrecorded step on;
     - ``displacement``: ‖θ_{t+1} − θ_first‖, never more than the path.
 
-    A quotient by a norm of 0 is NaN. In the whole network a gradient that was None counts as zero.
+    A quotient by a norm of 0 is NaN. In the whole network a gradient that was None counts as zero; where all were, it
+    is NaN. A parameter that was added later has neither path nor displacement.
     """
 
     name: ClassVar[str] = "dynamics"
@@ -121,21 +123,20 @@ class Dynamics(Metric[DynamicsContext, DynamicsState]):
         return left
 
     def finish(self, context: DynamicsContext, state: DynamicsState) -> pd.DataFrame:
-        for span in state.spans:
-            span.add_whole()
-        steps = np.concatenate([span.steps for span in state.spans])
-        names = list(dict.fromkeys(name for span in state.spans for name in span.products))
+        spans = [span.with_whole() for span in state.spans]
+        steps = np.concatenate([span.steps for span in spans])
+        names = list(dict.fromkeys(name for span in spans for name in span.products))
         sizes = {**context.n_values, WHOLE: sum(context.n_values.values())}
         series = []
         for name in names:
-            products = {product: _joined(state.spans, name, product, np.nan) for product in PRODUCTS}
+            products = {product: _joined(spans, name, product, np.nan) for product in PRODUCTS}
             numbers = {
                 quantity: values
                 for quantity, values in _quantities(steps, products).items()
                 if not np.isnan(values).all() or name == WHOLE
             }
             for kind in ("param", "grad", "update"):
-                count = _joined(state.spans, name, f"{kind} nonfinite", 0)
+                count = _joined(spans, name, f"{kind} nonfinite", 0)
                 if count.any():
                     numbers[kind, "nonfinite"] = count
             for (kind, quantity), values in numbers.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,14 +34,12 @@ def tidy(series: Sequence[Series], keys: Sequence[str], *, units: bool = False) 
     """The series as rows: step, the key columns (categorical), [unit], value, low, high (float64), n (int64)."""
     lengths = [len(one.steps) for one in series]
 
-    def column(name: str, dtype: type) -> NDArray[np.generic]:
-        arrays = [
-            np.broadcast_to(np.asarray(getattr(one, name), dtype), length)
-            for one, length in zip(series, lengths, strict=True)
-        ]
-        return np.concatenate([np.empty(0, dtype), *arrays])
+    def column(name: str, dtype: type) -> NDArray[Any]:
+        cells = (np.asarray(getattr(one, name), dtype) for one in series)
+        spread = [np.broadcast_to(cell, length) for cell, length in zip(cells, lengths, strict=True)]
+        return np.concatenate([np.empty(0, dtype), *spread])
 
-    frame = {"step": column("steps", np.int64)}
+    frame: dict[str, Any] = {"step": column("steps", np.int64)}
     for key in keys:
         categories = list(dict.fromkeys(one.keys[key] for one in series))
         codes = np.repeat([categories.index(one.keys[key]) for one in series], lengths).astype(np.int32)

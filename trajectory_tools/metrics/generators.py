@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,8 @@ from trajectory_tools.symmetry import SymmetryGroup
 
 __all__ = ["conserved_change", "conserved_quantity", "count", "inner_products", "squared_norms", "squared_size"]
 
-Arrays = Mapping[str, NDArray[np.floating[Any]]]
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
+Arrays = Mapping[str, Floats]
 
 
 def count(group: SymmetryGroup, shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -43,19 +45,19 @@ def squared_norms(group: SymmetryGroup, params: Arrays, n_steps: int) -> Floats:
         name, axis = group.inputs[0]
         n_units = params[name].shape[1 + axis]
         return np.full((n_steps, count(group, {name: params[name].shape[1:] for name in group.names})), float(n_units))
-    return sum(_unit_sums(params[name], params[name], axis) for name, axis in group.axes)
+    return _total(_unit_sums(params[name], params[name], axis) for name, axis in group.axes)
 
 
 def squared_size(group: SymmetryGroup, vectors: Arrays) -> Floats:
     """‖v‖² over the group's own parameters: (steps,)."""
     flat = (vectors[name].reshape(len(vectors[name]), -1) for name in group.names)
-    return sum(np.einsum("sp,sp->s", one, one) for one in flat)
+    return _total(np.einsum("sp,sp->s", one, one) for one in flat)
 
 
 def conserved_quantity(group: SymmetryGroup, params: Arrays) -> Floats:
     """Q: ‖A‖² − ‖B‖² for rescale (A the inputs, B the outputs), ‖A‖² for scale, Σ A for translation: (steps,)."""
     if group.kind == "translation":
-        return sum(params[name].reshape(len(params[name]), -1).sum(axis=1) for name in group.names)
+        return _total(params[name].reshape(len(params[name]), -1).sum(axis=1) for name in group.names)
     return _signed_unit_sums(group, params, params).sum(axis=1)
 
 
@@ -69,11 +71,16 @@ def conserved_change(group: SymmetryGroup, params: Arrays, updates: Arrays) -> F
 
 def _signed_unit_sums(group: SymmetryGroup, left: Arrays, right: Arrays) -> Floats:
     """Σ left · right over each unit's inputs, minus that over its outputs: (steps, units)."""
-    inputs = sum(_unit_sums(left[name], right[name], axis) for name, axis in group.inputs)
-    return inputs - sum(_unit_sums(left[name], right[name], axis) for name, axis in group.outputs)
+    inputs = (_unit_sums(left[name], right[name], axis) for name, axis in group.inputs)
+    outputs = (-_unit_sums(left[name], right[name], axis) for name, axis in group.outputs)
+    return _total((*inputs, *outputs))
 
 
-def _unit_sums(left: NDArray[np.floating[Any]], right: NDArray[np.floating[Any]], axis: int) -> Floats:
+def _unit_sums(left: Floats, right: Floats, axis: int) -> Floats:
     """Σ left · right over every axis but the steps' and the units': (steps, units)."""
-    every = list(range(left.ndim))
-    return np.einsum(left, every, right, every, [0, 1 + axis])
+    axes = ascii_lowercase[: left.ndim]
+    return np.einsum(f"{axes},{axes}->{axes[0]}{axes[1 + axis]}", left, right)
+
+
+def _total(arrays: Iterable[Floats]) -> Floats:
+    return reduce(np.add, arrays)

@@ -22,9 +22,12 @@ WHOLE = "(all)"
 
 BINS_PER_DECADE = 10
 EDGES = np.concatenate(
-    [[0.0], 10.0 ** (np.arange(-15 * BINS_PER_DECADE, 5 * BINS_PER_DECADE + 1) / BINS_PER_DECADE), [np.inf]]
+    [[0.0], 10.0 ** ((np.arange(-15 * BINS_PER_DECADE, 5 * BINS_PER_DECADE + 1) - 0.5) / BINS_PER_DECADE), [np.inf]]
 )
-"""Edges of the bins of |x|: ten a decade from 1e-15 to 1e5, and what lies below and above. Zeros are counted apart."""
+"""Edges of the bins of |x|: ten a decade from about 1e-15 to 1e5, and what lies below and above.
+
+Zeros are counted apart. The bins lie around 1, 2, 5 × 10^k: steps of ±lr, recorded with their rounding, fall into one.
+"""
 
 DEFAULT_STEPS = (1, 5, 10, 30, 100, 500)
 
@@ -57,8 +60,8 @@ class Histogram(Metric[NDArray[np.int64], HistogramState]):
     """How large the elements of updates and gradients are, per parameter and in the whole network, at chosen steps.
 
     - ``count``: how many |x| lie in low ≤ |x| < high, on a fixed grid of ten bins a decade (``EDGES``), so that all
-      runs share it; low = high = 0 are exact zeros; low = high = NaN are NaN or infinite; ``n`` is the number of elements.
-      Empty bins are left out;
+      runs share it; low = high = 0 are exact zeros; low = high = NaN are NaN or infinite; ``n`` is the number of
+      elements. Empty bins are left out;
     - ``max``: the largest finite |x|.
 
     ``chosen``: the steps; by default those of 1, 5, 10, 30, 100, 500 that were recorded, and where there are none, six

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -40,11 +41,16 @@ def metrics() -> dict[str, type[Metric[Any, Any]]]:
 def make_metric(metric: str | Metric[Any, Any], **options: Any) -> Metric[Any, Any]:
     """The metric of that name with its options; one that is made already is returned as it is."""
     if isinstance(metric, Metric):
+        if options:
+            raise BadArgument(
+                f"the metric {metric.name!r} is made already, found also the options {', '.join(options)};"
+                " give them where it is made"
+            )
         return metric
     if metric not in metrics():
         raise UnknownName("metric", metric, metrics())
     kind = metrics()[metric]
-    known = list(getattr(kind, "__dataclass_fields__", {}))
+    known: list[str] = [option.name for option in fields(kind)] if is_dataclass(kind) else []
     for option in options:
         if option not in known:
             if not known:

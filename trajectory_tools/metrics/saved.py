@@ -24,24 +24,28 @@ KEY = b"trajectory_tools"
 
 
 def load_saved(run: Run, metric: Metric[Any, Any]) -> pd.DataFrame | None:
-    """The saved frame, if it was made of the same parts with the same options by the same version; else None."""
+    """The saved frame, if it was made of the same parts with the same options by the same version; else None.
+
+    A file that was damaged, in whatever place, counts as none.
+    """
     path = run.path / ANALYSIS / f"{metric.name}.parquet"
     if not path.exists():
         return None
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowException):
+        frame = table.to_pandas()
+        if (table.schema.metadata or {}).get(KEY) != _provenance(run, metric, frame):
+            return None
+    except (OSError, pa.ArrowException, ValueError, TypeError, LookupError):
         return None
-    if (table.schema.metadata or {}).get(KEY) != _provenance(run, metric):
-        return None
-    return table.to_pandas()
+    return frame
 
 
 def save(run: Run, metric: Metric[Any, Any], frame: pd.DataFrame) -> None:
     """Save the frame; where the run's folder cannot be written, one warning says so."""
     path = run.path / ANALYSIS / f"{metric.name}.parquet"
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: _provenance(run, metric)})
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: _provenance(run, metric, frame)})
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
@@ -51,8 +55,8 @@ def save(run: Run, metric: Metric[Any, Any], frame: pd.DataFrame) -> None:
         warnings.warn(f"the {metric.name} of {run.name} was not saved: {first_line(error)}", stacklevel=2)
 
 
-def _provenance(run: Run, metric: Metric[Any, Any]) -> bytes:
-    """What the numbers were made of and by."""
+def _provenance(run: Run, metric: Metric[Any, Any], frame: pd.DataFrame) -> bytes:
+    """What the numbers were made of and by, and what they are."""
     parts = hashlib.sha256(
         "".join(part.sha256 for table in ("tensors", "scalars", "probes") for part in run.parts(table)).encode()
     )
@@ -63,7 +67,10 @@ def _provenance(run: Run, metric: Metric[Any, Any]) -> bytes:
             "options": asdict(metric) if is_dataclass(metric) else repr(metric),
             "package": version("trajectory-tools"),
             "parts": parts.hexdigest(),
+            "frame": [[str(column), str(dtype)] for column, dtype in frame.dtypes.items()],
+            "numbers": hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy()).hexdigest(),
             "symmetries": run.metadata.get("symmetries", []),
         },
         sort_keys=True,
+        default=repr,
     ).encode()

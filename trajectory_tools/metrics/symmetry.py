@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -28,16 +28,20 @@ from trajectory_tools.symmetry import SymmetryGroup
 
 __all__ = ["Symmetry", "deviations", "symmetry_share"]
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 KEYS = ("group", "kind", "quantity")
+
+MEASURED = ("deviation", "share", "unit_abs")
+QUANTITIES = {"grad": MEASURED, "update": (*MEASURED, "conserved", "conserved_change")}
+"""What has a row at every step, if it is NaN."""
 
 
 def symmetry_share(inner: Floats, norms: Floats, size: Floats) -> Floats:
     """The share of ‖v‖² that lies along the symmetry: Σ_j ⟨v,ξ_j⟩²/‖ξ_j‖² / ‖v‖², between 0 and 1: (steps,).
 
-    A gradient has 0, a random direction has (number of generators) / (number of parameters) in the mean. Generators have
-    disjoint supports, so the sum is the squared length of a projection. A generator of length 0 counts 0; where v = 0
-    the share is NaN.
+    A gradient has 0, a random direction has (number of generators) / (number of parameters) in the mean. Generators
+    have disjoint supports, so the sum is the squared length of a projection. A generator of length 0 counts 0; where
+    v = 0 the share is NaN.
 
     Args:
         inner: (steps, generators), ⟨v, ξ_j⟩.
@@ -65,11 +69,12 @@ def deviations(group: SymmetryGroup, vectors: Mapping[str, Floats], params: Mapp
 
 @dataclass(frozen=True)
 class SymmetryContext:
-    """The run's groups; for each label the number of generators and of parameters."""
+    """The run's groups by label, the number of generators and of parameters of each; which kinds were saved."""
 
-    groups: tuple[SymmetryGroup, ...]
+    groups: Mapping[str, SymmetryGroup]
     generators: Mapping[str, int]
     sizes: Mapping[str, int]
+    kinds: tuple[str, ...]
 
 
 @dataclass
@@ -92,7 +97,7 @@ class Symmetry(Metric[SymmetryContext, SymmetryState]):
       so on), or at all with ``units="all"``; none with ``units="none"``.
 
     For the update also the conserved quantity Q at θ_t (``conserved``) and its exact change by the step
-    (``conserved_change``). A gradient that was None leaves NaN.
+    (``conserved_change``). Where a gradient was None, or a parameter was not there yet, all but ``unit`` are NaN.
     """
 
     units: str = "thinned"
@@ -110,32 +115,34 @@ class Symmetry(Metric[SymmetryContext, SymmetryState]):
         if "param" not in run.columns or not {"grad", "update"} & set(run.columns):
             saved = ", ".join(run.columns) or "scalars only"
             raise MissingData(f"it needs param, and grad or update, and the run has {saved}")
+        if not run.steps.size:
+            raise MissingData("no step was recorded")
+        groups = _by_label(run.symmetries)
         return SymmetryContext(
-            run.symmetries,
-            {group.label: count(group, run.shapes) for group in run.symmetries},
-            {group.label: sum(math.prod(run.shapes[name]) for name in group.names) for group in run.symmetries},
+            groups,
+            {label: count(group, run.shapes) for label, group in groups.items()},
+            {label: sum(math.prod(run.shapes[name]) for name in group.names) for label, group in groups.items()},
+            tuple(kind for kind in ("grad", "update") if kind in run.columns),
         )
 
     def update(self, context: SymmetryContext, chunk: Chunk) -> SymmetryState:
         numbers: dict[tuple[str, str, str], Floats] = {}
-        for group in context.groups:
-            for kind, vectors in (("grad", chunk.grad), ("update", chunk.update)):
-                if all(name in vectors for name in group.names):
-                    for quantity, values in deviations(group, vectors, chunk.param).items():
-                        # The rows say v = −u; only single units see the sign.
-                        flipped = kind == "update" and quantity == "unit"
-                        numbers[group.label, kind, quantity] = -values if flipped else values
-                elif vectors:  # a gradient was None
-                    missing = np.full(len(chunk), np.nan)
-                    numbers |= {(group.label, kind, quantity): missing for quantity in ("deviation", "share")}
-            if all(name in chunk.update for name in group.names):
-                numbers[group.label, "update", "conserved"] = conserved_quantity(group, chunk.param)
-                numbers[group.label, "update", "conserved_change"] = conserved_change(group, chunk.param, chunk.update)
         kept = self._unit_steps(chunk.steps)
-        for group_label, kind, quantity in [key for key in numbers if key[2] == "unit"]:
-            size = np.abs(numbers[group_label, kind, quantity])
-            numbers[group_label, kind, "unit_abs"] = np.stack([size.mean(axis=1), size.min(axis=1), size.max(axis=1)])
-            numbers[group_label, kind, quantity] = numbers[group_label, kind, quantity][kept]
+        for label, group in context.groups.items():
+            for kind in context.kinds:
+                vectors = chunk.values(kind)
+                found = dict.fromkeys(QUANTITIES[kind], np.full(len(chunk), np.nan))
+                if all(name in vectors and name in chunk.param for name in group.names):
+                    found |= deviations(group, vectors, chunk.param)
+                    unit = found["unit"]
+                    size = np.abs(unit)
+                    found["unit_abs"] = np.stack([size.mean(axis=1), size.min(axis=1), size.max(axis=1)])
+                    # The rows say v = −u; only single units see the sign.
+                    found["unit"] = -unit[kept] if kind == "update" else unit[kept]
+                    if kind == "update":
+                        found["conserved"] = conserved_quantity(group, chunk.param)
+                        found["conserved_change"] = conserved_change(group, chunk.param, vectors)
+                numbers |= {(label, kind, quantity): values for quantity, values in found.items()}
         return SymmetryState([(chunk.steps, numbers)])
 
     def combine(self, left: SymmetryState, right: SymmetryState) -> SymmetryState:
@@ -153,10 +160,11 @@ class Symmetry(Metric[SymmetryContext, SymmetryState]):
                     units = np.tile(np.arange(n_generators), len(values))
                     series.append(Series(keys, at, values.ravel(), unit=units))
                 elif quantity == "unit_abs":
-                    series.append(Series(keys, steps, *values, n=n_generators))
+                    mean, least, greatest = np.broadcast_to(values, (3, len(steps)))  # or one NaN for each step
+                    series.append(Series(keys, steps, mean, least, greatest, n=n_generators))
                 else:
                     series.append(Series(keys, steps, values, n=n_generators))
-        for label, n_generators in context.generators.items() if state.spans else ():
+        for label, n_generators in context.generators.items():
             keys = {"group": label, "kind": "random", "quantity": "chance"}
             first = state.spans[0][0][:1]
             series.append(Series(keys, first, n_generators / context.sizes[label], n=n_generators))
@@ -167,3 +175,12 @@ class Symmetry(Metric[SymmetryContext, SymmetryState]):
             return np.full(len(steps), self.units == "all")
         decade = np.floor(np.log10(np.maximum(steps, 1))).astype(np.int64)
         return steps % 10 ** np.maximum(decade - 1, 0) == 0
+
+
+def _by_label(groups: Iterable[SymmetryGroup]) -> dict[str, SymmetryGroup]:
+    """The groups by label; one whose label is taken (the same parameters along other axes) says its axes too."""
+    found: dict[str, SymmetryGroup] = {}
+    for group in groups:
+        axes = ", ".join(str(axis) for _, axis in group.axes)
+        found[f"{group.label} (axes {axes})" if group.label in found else group.label] = group
+    return found

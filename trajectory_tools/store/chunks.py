@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +30,27 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Chunk:
     """Consecutive recorded steps with the same parameters present.
 
-    ``steps``: (n,) int64. ``param``, ``grad``, ``update``: parameter → (n, *shape), float32 or float64; a parameter that
-    was not recorded, or whose gradient was None at these steps, is missing from the mapping.
+    ``steps``: (n,) int64. ``param``, ``grad``, ``update``: parameter → (n, *shape), float32 or float64; a parameter
+    that was not recorded, or whose gradient was None at these steps, is missing from the mapping. ``scalars``: column →
+    (n,), for metrics that read scalars in place of tensors.
     """
 
     steps: NDArray[np.int64]
     param: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
     grad: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
     update: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
+    scalars: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    def float64(self) -> Chunk:
+        """The same chunk with every tensor as float64, so that sums over many elements are exact enough."""
+        param, grad, update = (
+            {name: values.astype(np.float64) for name, values in self.values(column).items()}
+            for column in VALUE_COLUMNS
+        )
+        return Chunk(self.steps, param, grad, update, self.scalars)
 
     def values(self, column: str) -> Mapping[str, NDArray[np.floating]]:
         """The mapping of that column: ``param``, ``grad`` or ``update``."""
@@ -58,8 +69,8 @@ def read_chunks(
 ) -> Iterator[Chunk]:
     """The recorded steps in order, as chunks.
 
-    ``steps`` keeps only these (sorted); parts and row groups without any of them are not read. ``before[session]`` is the
-    step from which on a session was superseded by a later one.
+    ``steps`` keeps only these (sorted); parts and row groups without any of them are not read. ``before[session]`` is
+    the step from which on a session was superseded by a later one.
     """
     for part in parts:
         end = (before or {}).get(part.id.session)
@@ -132,7 +143,8 @@ def _chunks(table: pa.Table, columns: Collection[str], shapes: Shapes) -> Iterat
             column: _arrays(rows.column(column), row_names, layout[:, len(KEYS) - 1 + i] != 0, shapes, high - low)
             for i, column in enumerate(columns)
         }
-        yield Chunk(step[starts[low:high]], **arrays)
+        param, grad, update = (arrays.get(column, {}) for column in VALUE_COLUMNS)
+        yield Chunk(step[starts[low:high]], param, grad, update)
 
 
 def _runs(keys: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -145,7 +157,7 @@ def _runs(keys: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.i
         pairs = [(keys[a:b], keys[b:c]) for a, b, c in zip(starts[:-1], ends[:-1], ends[1:], strict=True)]
         differs = np.array([not np.array_equal(left, right) for left, right in pairs])
     cuts = [0, *(np.flatnonzero(differs) + 1).tolist(), len(starts)]
-    yield from zip(cuts[:-1], cuts[1:], strict=True)
+    yield from pairwise(cuts)
 
 
 def _arrays(

@@ -59,7 +59,8 @@ def append_line(path: Path, data: dict[str, Any]) -> None:
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Replace the file as a whole: a reader sees the old text or the new one, also after a kill."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    # A lone surrogate, from an argument that is no UTF-8, becomes its JSON escape.
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(data, file, indent=2, ensure_ascii=False)
         file.write("\n")
         file.flush()

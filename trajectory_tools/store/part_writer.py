@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trajectory_tools.store.files import move_without_replacing, sync
-from trajectory_tools.store.parts import IDENTITY_KEY, Part, PartId, append_to_manifest, sha256
+from trajectory_tools.store.files import move_without_replacing
+from trajectory_tools.store.hashed_file import HashedFile
+from trajectory_tools.store.parts import IDENTITY_KEY, Part, PartId, append_to_manifest, footer_crc32
 from trajectory_tools.store.schema import FORMAT_VERSION, writer_options
 
 __all__ = ["PartWriter"]
@@ -31,6 +32,7 @@ class PartWriter:
         self._id = PartId(session, rank, 0)
         self._schema: pa.Schema | None = None
         self._born = 0.0
+        self._rows = self._first_step = self._last_step = 0
 
     @property
     def age(self) -> float:
@@ -38,7 +40,7 @@ class PartWriter:
         return time.monotonic() - self._born if self._schema is not None else 0.0
 
     def write(self, row_group: pa.Table, *, born: float) -> None:
-        """Append one row group, in the order of the steps; ``born`` is when (monotonic) its first row was handed over."""
+        """Append one row group, in the order of the steps; ``born`` is when (monotonic) its first row was put."""
         if self._schema is not None and row_group.schema != self._schema:
             self.commit()
         if self._schema is None:
@@ -49,27 +51,28 @@ class PartWriter:
             self._first_step = steps[0].as_py()
         self._last_step = steps[-1].as_py()
         self._rows += row_group.num_rows
+        assert self._writer is not None
         self._writer.write_table(row_group, row_group_size=row_group.num_rows)
 
     @property
     def full(self) -> bool:
         """Whether the open part has reached the size at which it is to be committed."""
-        return self._schema is not None and self._sink.tell() >= self._max_bytes
+        return self._schema is not None and self._file.size >= self._max_bytes
 
     def commit(self) -> None:
         """Close, sync, move to the final name, sync the folder, append to the manifest. Nothing open: does nothing."""
         if self._schema is None:
             return
-        span = {"sequence": self._id.sequence, "first_step": self._first_step, "last_step": self._last_step}
-        self._writer.add_key_value_metadata({IDENTITY_KEY: json.dumps(self._identity | span)})
+        assert self._writer is not None
+        which = {"sequence": self._id.sequence, "first_step": self._first_step, "last_step": self._last_step}
+        self._writer.add_key_value_metadata({IDENTITY_KEY: json.dumps(self._identity | which)})
         self._writer.close()
-        self._sink.close()
-        sync(self._temporary)
-        digest = sha256(self._temporary)
-        size = self._temporary.stat().st_size
+        digest = self._file.finish()
+        crc = footer_crc32(self._temporary)
         final = self._folder / self._table / self._id.file_name
         move_without_replacing(self._temporary, final)
-        part = Part(f"{self._table}/{final.name}", size, digest, self._rows, self._first_step, self._last_step)
+        span = (self._first_step, self._last_step)
+        part = Part(f"{self._table}/{final.name}", self._file.size, digest, self._rows, *span, footer_crc32=crc)
         append_to_manifest(self._folder, part)
         self._id = PartId(self._id.session, self._id.rank, self._id.sequence + 1)
         self._schema = None
@@ -79,16 +82,18 @@ class PartWriter:
         if self._schema is None:
             return
         self._schema = None
-        for file in (self._writer, self._sink):
+        if self._writer is not None:
             with contextlib.suppress(OSError, pa.ArrowException):
-                file.close()
+                self._writer.close()
+        self._file.abandon()
         with contextlib.suppress(OSError):
             self._temporary.unlink(missing_ok=True)
 
     def _open(self, schema: pa.Schema) -> None:
         self._temporary = self._folder / self._table / f".{self._id.file_name}.tmp"
         self._temporary.parent.mkdir(exist_ok=True)
-        self._sink = pa.OSFile(str(self._temporary), "wb")
+        self._file = HashedFile(self._temporary)
+        self._writer: pq.ParquetWriter | None = None
         self._rows = self._first_step = self._last_step = 0
-        self._schema = schema
-        self._writer = pq.ParquetWriter(self._sink, schema, **writer_options(schema, self._compression))
+        self._schema = schema  # from here on there is something to drop: the next line writes to the disk
+        self._writer = pq.ParquetWriter(self._file, schema, **writer_options(schema, self._compression))

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from trajectory_tools.errors import DamagedPart
 from trajectory_tools.store.files import append_line
 from trajectory_tools.store.schema import TABLES
 
-__all__ = ["IDENTITY_KEY", "Part", "PartId", "committed_parts", "repair_manifest", "sha256"]
+__all__ = [
+    "IDENTITY_KEY",
+    "Part",
+    "PartId",
+    "committed_parts",
+    "footer_crc32",
+    "read_manifest",
+    "repair_manifest",
+    "sha256",
+]
 
 MANIFEST = "manifest.jsonl"
 IDENTITY_KEY = "trajectory_tools"
@@ -54,6 +67,7 @@ class Part:
     rows: int
     first_step: int
     last_step: int
+    footer_crc32: int
 
     @property
     def table(self) -> str:
@@ -73,14 +87,30 @@ class Part:
         try:
             if path.stat().st_size != self.bytes:
                 raise DamagedPart(f"{path} has {path.stat().st_size} bytes where {self.bytes} were committed; {ADVICE}")
+            if footer_crc32(path) != self.footer_crc32:
+                raise DamagedPart(f"{path} has changed since it was committed; {ADVICE}")
             file = pq.ParquetFile(path, page_checksum_verification=True)
         except FileNotFoundError as error:
             raise DamagedPart(f"{path} is gone, though its manifest lists it; {ADVICE}") from error
         except (OSError, pa.ArrowException) as error:
             raise DamagedPart(f"{path} cannot be read ({first_line(error)}); {ADVICE}") from error
-        if (found := identity(file.metadata).get("run_id")) != run_id:
-            raise DamagedPart(f"{path} belongs to another run (id {found} in place of {run_id}); {ADVICE}")
+        found = identity(file.metadata)
+        if found.get("run_id") != run_id:
+            raise DamagedPart(
+                f"{path} belongs to another run (id {found.get('run_id')} in place of {run_id}); {ADVICE}"
+            )
+        if (named := asdict(self.id)) != {key: found.get(key) for key in named}:
+            raise DamagedPart(f"{path} holds another part of this run than its name says; {ADVICE}")
         return file
+
+    def read_steps(self, folder: Path, run_id: str) -> NDArray[np.int64]:
+        """The step of each row; ``DamagedPart`` as for ``open``."""
+        with self.open(folder, run_id) as file:
+            try:
+                steps: NDArray[np.int64] = file.read(columns=["step"]).column("step").to_numpy()
+            except (OSError, pa.ArrowException, KeyError) as error:
+                raise DamagedPart(f"{folder / self.file} cannot be read ({first_line(error)}); {ADVICE}") from error
+        return steps
 
 
 ADVICE = "`traj verify` lists what is damaged, and --skip-damaged (damaged='skip') goes on without it"
@@ -97,10 +127,23 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def footer_crc32(path: Path) -> int:
+    """CRC-32 of the Parquet footer: page checksums do not cover it, and a damaged one can abort the whole process."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 8, 0))
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(size - 8 - length, 0))
+        return zlib.crc32(file.read())
+
+
 def identity(metadata: pq.FileMetaData) -> dict[str, Any]:
     """What the writer put into the footer: run id, session, rank, sequence, step range, format version."""
     footer = metadata.metadata or {}
-    data = json.loads(footer.get(IDENTITY_KEY.encode(), b"{}"))
+    try:
+        data = json.loads(footer.get(IDENTITY_KEY.encode(), b"{}"))
+    except ValueError:  # page checksums do not cover the footer
+        return {}
     return data if isinstance(data, dict) else {}
 
 
@@ -116,9 +159,11 @@ def read_manifest(folder: Path) -> dict[str, Part]:
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             part = Part(**json.loads(line))
-        except (ValueError, TypeError):
+            table, name = part.file.split("/")
+        except (ValueError, TypeError, AttributeError):
             continue
-        parts[part.file] = part
+        if table in TABLES and PartId.parse(name):
+            parts[part.file] = part
     return parts
 
 
@@ -151,10 +196,10 @@ def _part_files(folder: Path) -> Iterator[str]:
 def _describe(folder: Path, file: str) -> Part:
     """The part as its own footer tells it; one that cannot be read spans every step, so that no reader misses it."""
     path = folder / file
-    size, digest = path.stat().st_size, sha256(path)
+    size, digest, crc = path.stat().st_size, sha256(path), footer_crc32(path)
     try:
         metadata = pq.read_metadata(path)
         found = identity(metadata)
-        return Part(file, size, digest, metadata.num_rows, int(found["first_step"]), int(found["last_step"]))
+        return Part(file, size, digest, metadata.num_rows, int(found["first_step"]), int(found["last_step"]), crc)
     except (OSError, pa.ArrowException, ValueError, KeyError):
-        return Part(file, size, digest, 0, 0, 2**63 - 1)
+        return Part(file, size, digest, 0, 0, 2**63 - 1, crc)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trajectory_tools.store.arrow import dictionary_array, list_array, number_array
 from trajectory_tools.store.schema import MAX_ROW_VALUES, ROW_GROUP_VALUES, VALUE_COLUMNS, tensors_schema
 
 __all__ = ["RowLayout", "StepRows", "row_groups"]
@@ -106,24 +107,17 @@ def _table(steps: Sequence[StepRows], start: int, stop: int) -> pa.Table:
     """The rows ``start:stop`` of each step."""
     layout = steps[0].layout
     schema = tensors_schema(layout.dtype)
-    codes = pa.array(np.tile(layout.codes[start:stop], len(steps)))
     columns = [
-        pa.array(np.repeat(np.array([rows.step for rows in steps], np.int64), stop - start)),
-        pa.DictionaryArray.from_arrays(codes, pa.array(layout.names, pa.string())),
-        pa.array(np.tile(layout.offsets[start:stop], len(steps))),
+        number_array(np.repeat(np.array([rows.step for rows in steps], np.int64), stop - start)),
+        dictionary_array(schema.field("name").type, np.tile(layout.codes[start:stop], len(steps)), layout.names),
+        number_array(np.tile(layout.offsets[start:stop], len(steps))),
     ]
     for name in VALUE_COLUMNS:
         columns.append(_list_column(schema.field(name).type, [rows.cut(name, start, stop) for rows in steps]))
     return pa.table(columns, schema=schema)
 
 
-def _list_column(list_type: pa.ListType, cuts: Sequence[Cut]) -> pa.ListArray:
-    ends = np.cumsum(np.concatenate([cut.lengths for cut in cuts]))
+def _list_column(list_type: pa.ListType, cuts: Sequence[Cut]) -> pa.Array:
     values = cuts[0].values if len(cuts) == 1 else np.concatenate([cut.values for cut in cuts])
-    nulls = np.concatenate([cut.null for cut in cuts])
-    return pa.ListArray.from_arrays(
-        pa.array(np.concatenate([[0], ends]).astype(np.int32)),
-        pa.array(values, list_type.value_type),
-        type=list_type,
-        mask=pa.array(nulls) if nulls.any() else None,
-    )
+    lengths, null = (np.concatenate([getattr(cut, name) for cut in cuts]) for name in ("lengths", "null"))
+    return list_array(list_type, values, lengths, null)

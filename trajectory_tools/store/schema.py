@@ -69,7 +69,7 @@ def scalars_schema(names: Sequence[str] = ()) -> pa.Schema:
 
 
 def writer_options(schema: pa.Schema, compression: str) -> dict[str, Any]:
-    """Options of ``pyarrow.parquet.ParquetWriter``: values split by byte, dictionary and statistics on the keys only."""
+    """Options of ``ParquetWriter``: values split by byte, dictionary and statistics on the keys only."""
     lists = [field.name for field in schema if pa.types.is_list(field.type)]
     keys = [name for name in schema.names if name in ("step", "name", "offset")]
     return {

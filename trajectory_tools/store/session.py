@@ -9,10 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from trajectory_tools.errors import BadArgument, OutputExists, RecordingFailed, TrajectoryError
+from trajectory_tools.errors import (
+    BadArgument,
+    NotARun,
+    OutputExists,
+    RecordingFailed,
+    TrajectoryError,
+    UnsupportedFormat,
+)
 from trajectory_tools.store.files import write_json
 from trajectory_tools.store.lock import lock_run
-from trajectory_tools.store.metadata import RUN_FILE, read_metadata
+from trajectory_tools.store.metadata import RUN_FILE, merged_params, read_metadata
 from trajectory_tools.store.parts import MANIFEST, committed_parts, first_line, repair_manifest
 from trajectory_tools.store.schema import FORMAT_NAME, FORMAT_VERSION, TABLES
 from trajectory_tools.store.writer import RunWriter
@@ -26,8 +33,8 @@ ANALYSIS = "analysis"
 class Session:
     """One recorder's hold on a run folder, from its lock to its last part.
 
-    ``description`` is what run.json says beside the format, the run's id and its sessions. ``if_exists`` is for a folder
-    that holds a run: refuse, open its next session, or replace it. A folder that holds anything else is never touched.
+    ``description`` is what run.json says beside the format, the run's id and its sessions. ``if_exists`` is for a
+    folder that holds a run: refuse, open its next session, or replace it. Anything else is never touched.
     ``next_step`` is the step after the last one that earlier sessions recorded.
     """
 
@@ -45,7 +52,7 @@ class Session:
             raise BadArgument(f"if_exists is 'error', 'resume' or 'replace', found {if_exists!r}")
         self.folder = folder
         try:
-            _refuse_foreign(folder, if_exists)
+            _refuse_foreign(folder)
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock_run(folder)
             try:
@@ -60,7 +67,9 @@ class Session:
             ) from error
 
     def update(self, **changes: Any) -> None:
-        """Change what run.json says."""
+        """Change what run.json says; parameters are added to those that it lists."""
+        if "params" in changes:
+            changes["params"] = merged_params(self.metadata.get("params", []), changes["params"])
         self.metadata |= changes
         write_json(self.folder / RUN_FILE, self.metadata)
 
@@ -92,12 +101,16 @@ class Session:
             return None
         if if_exists == "replace":
             for name in (*TABLES, ANALYSIS):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+                if (self.folder / name).exists():
+                    shutil.rmtree(self.folder / name)
             for name in (MANIFEST, RUN_FILE):
                 (self.folder / name).unlink(missing_ok=True)
             return None
-        if if_exists == "error":  # made between the first look and the lock
-            raise _exists(self.folder)
+        if if_exists == "error":
+            raise OutputExists(
+                f"{self.folder} holds a run already; choose another folder, or replace it"
+                " (--force, if_exists='replace'), or continue it (if_exists='resume')"
+            )
         previous = read_metadata(self.folder)
         for table in TABLES:
             for left_over in (self.folder / table).glob(".*.tmp"):
@@ -114,20 +127,24 @@ class Session:
         writer_options: dict[str, Any],
     ) -> None:
         sessions = previous["sessions"] if previous else []
-        number = max((entry["session"] for entry in sessions), default=-1) + 1
-        self.next_step = 1 + max((part.last_step for part in committed_parts(self.folder) if part.rows), default=-1)
-        self._entry = {"session": number, "rank": rank, "started_at": utc_now(), "status": "recording"}
-        self.metadata = {
+        parts = [part for part in committed_parts(self.folder) if part.rows]
+        number = 1 + max([-1, *(entry["session"] for entry in sessions), *(part.id.session for part in parts)])
+        # The last session with parts has superseded what earlier ones recorded further on.
+        latest = max((part.id.session for part in parts), default=0)
+        self.next_step = 1 + max((part.last_step for part in parts if part.id.session == latest), default=-1)
+        self._entry: dict[str, Any] = {"session": number, "rank": rank, "started_at": utc_now(), "status": "recording"}
+        own: dict[str, Any] = {
             "format": {"name": FORMAT_NAME, "version": FORMAT_VERSION},
             "run_id": previous["run_id"] if previous else run_id or uuid.uuid4().hex,
             "created_at": previous["created_at"] if previous else utc_now(),
             "status": "recording",
-            **description,
             "sessions": [*sessions, self._entry],
         }
+        self.metadata = own | dict(description) | own  # no description can change what makes the run readable
+        self.metadata["params"] = merged_params(previous["params"] if previous else [], description.get("params", []))
+        write_json(self.folder / RUN_FILE, self.metadata)
         for table in ("scalars", "tensors"):
             (self.folder / table).mkdir(exist_ok=True)
-        write_json(self.folder / RUN_FILE, self.metadata)
         self.writer = RunWriter(
             self.folder, run_id=self.metadata["run_id"], session=number, rank=rank, **writer_options
         )
@@ -138,21 +155,18 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _refuse_foreign(folder: Path, if_exists: IfExists) -> None:
-    """Raise for a folder that holds something else, or a run that is not to be touched."""
+def _refuse_foreign(folder: Path) -> None:
+    """Raise for a folder that holds anything but a run; what a kill before run.json can leave is nothing."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise OutputExists(f"{folder} is a file; choose a folder to record into")
     if (folder / RUN_FILE).exists():
-        if if_exists == "error":
-            raise _exists(folder)
-    elif any(entry.name != ".lock" for entry in folder.iterdir()):
+        try:
+            read_metadata(folder)
+        except NotARun as error:
+            raise OutputExists(f"{error}; it is not touched, choose a new folder to record into") from error
+        except UnsupportedFormat:
+            pass  # a run, if one of a newer version
+    elif any(entry.name not in (".lock", f".{RUN_FILE}.tmp") for entry in folder.iterdir()):
         raise OutputExists(f"{folder} is not empty and holds no run; choose a new folder to record into")
-
-
-def _exists(folder: Path) -> OutputExists:
-    return OutputExists(
-        f"{folder} holds a run already; choose another folder, or replace it (--force, if_exists='replace'),"
-        " or continue it (if_exists='resume')"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from trajectory_tools.errors import BadArgument, RecordingFailed
+from trajectory_tools.store.arrow import number_array
 from trajectory_tools.store.part_writer import PartWriter
 from trajectory_tools.store.parts import first_line
 from trajectory_tools.store.rows import StepRows, row_groups
@@ -29,6 +31,7 @@ PART_BYTES = 64 * 2**20
 PART_SECONDS = 30.0
 SCALAR_ROWS = 4096
 SCALAR_ROW_BYTES = 512  # about what a row's dict and floats take in memory
+STEP_ROW_BYTES = 2048  # about what a step's arrays take in memory beside their values
 
 ScalarRow = Mapping[str, float | int | bool | None]
 
@@ -47,7 +50,7 @@ class RunWriter:
 
     Parts roll at ``part_bytes`` or when their first row is ``part_seconds`` old: what a kill can cost. After a failure
     nothing more is written, one warning says so, ``put_*`` do nothing, and ``close`` raises ``RecordingFailed``.
-    ``wait_seconds`` is how long ``put_tensors`` has waited for room.
+    ``wait_seconds`` is how long ``put_*`` have waited for room.
     """
 
     def __init__(
@@ -84,8 +87,8 @@ class RunWriter:
             for table in ("tensors", "scalars")
         )
         self._scalar_names: list[str] = []
-        self._open_tensors: Batch | None = None  # rows are handed over by the batch: a thread woken for each step
-        self._open_scalars: Batch | None = None  # would cost the training more than the copy
+        # Rows are handed over by the batch: a thread woken for each step would cost the training more than the copy.
+        self._open: dict[str, Batch] = {}
         self._sealed: deque[Batch] = deque()
         self._in_flight = 0  # bytes taken and not yet given to Parquet
         self._closing = self._warned = False
@@ -100,24 +103,22 @@ class RunWriter:
         with self._changed:
             if self._stopped():
                 return
-            batch = self._open_tensors
+            batch = self._open.get("tensors")
+            nbytes = rows.nbytes + STEP_ROW_BYTES
             group_bytes = ROW_GROUP_VALUES * np.dtype(rows.layout.dtype).itemsize * max(len(rows.values), 1)
             batch_bytes = min(group_bytes, self._queue_bytes // 4)
-            if batch and (batch.rows[0].layout is not rows.layout or batch.nbytes + rows.nbytes > batch_bytes):
-                self._seal()
-            if self._in_flight and self._in_flight + rows.nbytes > self._queue_bytes:
-                self._seal()
-                self._wait_for_room(rows.nbytes)
-            self._open_tensors = self._added(self._open_tensors, rows, rows.nbytes)
+            if batch and (batch.rows[0].layout is not rows.layout or batch.nbytes + nbytes > batch_bytes):
+                self._seal("tensors")
+            self._add("tensors", rows, nbytes)
 
     def put_scalars(self, row: ScalarRow) -> None:
         """Hand over one step's scalars."""
         with self._changed:
             if self._stopped():
                 return
-            if self._open_scalars and len(self._open_scalars.rows) >= SCALAR_ROWS:
-                self._seal()
-            self._open_scalars = self._added(self._open_scalars, row, SCALAR_ROW_BYTES)
+            if "scalars" in self._open and len(self._open["scalars"].rows) >= SCALAR_ROWS:
+                self._seal("scalars")
+            self._add("scalars", row, SCALAR_ROW_BYTES)
 
     def close(self) -> None:
         """Write and commit everything that was handed over; raises ``RecordingFailed`` if any of it could not be."""
@@ -143,32 +144,35 @@ class RunWriter:
             )
         return self.error is not None or self._closing
 
-    def _wait_for_room(self, nbytes: int) -> None:
-        start = time.perf_counter()
-        self._changed.wait_for(
-            lambda: not self._in_flight or self._in_flight + nbytes <= self._queue_bytes or self.error is not None
-        )
-        self.wait_seconds += time.perf_counter() - start
+    def _add(self, table: str, row: StepRows | ScalarRow, nbytes: int) -> None:
+        """Put the row into the table's open batch, once there is room."""
+        # What is sealed here must not depend on how far the thread has come: equal runs are equal files.
+        if sum(batch.nbytes for batch in self._open.values()) + nbytes > self._queue_bytes:
+            self._seal(*self._open)
+        if not self._has_room(nbytes):
+            start = time.perf_counter()
+            self._changed.wait_for(lambda: self._has_room(nbytes) or self.error is not None)
+            self.wait_seconds += time.perf_counter() - start
+        if self.error is None:
+            batch = self._open.setdefault(table, Batch([]))
+            batch.rows.append(row)
+            batch.nbytes += nbytes
+            self._in_flight += nbytes
 
-    def _added(self, batch: Batch | None, row: StepRows | ScalarRow, nbytes: int) -> Batch:
-        batch = batch or Batch([])
-        batch.rows.append(row)
-        batch.nbytes += nbytes
-        self._in_flight += nbytes
-        return batch
+    def _has_room(self, nbytes: int) -> bool:
+        return not self._in_flight or self._in_flight + nbytes <= self._queue_bytes
 
-    def _seal(self) -> None:
-        """Give the open batches to the thread."""
-        self._sealed.extend(batch for batch in (self._open_tensors, self._open_scalars) if batch)
-        self._open_tensors = self._open_scalars = None
+    def _seal(self, *tables: str) -> None:
+        """Give these open batches to the thread."""
+        self._sealed.extend([self._open.pop(table) for table in tables])
         self._changed.notify_all()
 
     # From here on: the thread.
 
     def _run(self) -> None:
         parts = (self._tensor_parts, self._scalar_parts)
-        _yield_to_training()
         try:
+            _yield_to_training()
             while (batch := self._next_batch()) is not None:
                 self._write(batch)
                 for part in parts:
@@ -181,23 +185,22 @@ class RunWriter:
             for part in parts:
                 part.commit()
         except BaseException as error:
-            for part in parts:
-                part.drop()
-            with self._changed:
+            with self._changed:  # first of all: the training may be waiting for room
                 self.error = error
                 self._sealed.clear()
-                self._open_tensors = self._open_scalars = None
+                self._open.clear()
                 self._changed.notify_all()
+            for part in parts:
+                part.drop()
 
     def _next_batch(self) -> Batch | None:
         """The oldest sealed batch; an empty one when a part has become old; ``None`` when all is written."""
         with self._changed:
             while not self._sealed:
-                births = [b.born for b in (self._open_tensors, self._open_scalars) if b]
-                ages = [time.monotonic() - born for born in births]
+                ages = [time.monotonic() - batch.born for batch in self._open.values()]
                 ages += [part.age for part in (self._tensor_parts, self._scalar_parts)]
                 if self._closing or max(ages) >= self._part_seconds:
-                    self._seal()
+                    self._seal(*self._open)
                     if not self._sealed:
                         return None if self._closing else Batch([])
                 else:
@@ -220,8 +223,21 @@ class RunWriter:
             self._scalar_names += [
                 name for name in dict.fromkeys(n for row in scalars for n in row) if name not in known
             ]
-            table = pa.Table.from_pylist(scalars, schema=scalars_schema(self._scalar_names))
-            self._scalar_parts.write(table, born=batch.born)
+            self._scalar_parts.write(_scalar_table(scalars, scalars_schema(self._scalar_names)), born=batch.born)
+
+
+def _scalar_table(rows: list[ScalarRow], schema: pa.Schema) -> pa.Table:
+    """The rows as a table; a name that a row lacks, or that is None there, is null."""
+    columns = []
+    for field_ in schema:
+        values = [row.get(field_.name) for row in rows]
+        null = np.array([value is None for value in values])
+        numbers = np.array([0 if value is None else value for value in values], _NUMPY_TYPES[field_.type])
+        columns.append(number_array(numbers, null=null))
+    return pa.table(columns, schema=schema)
+
+
+_NUMPY_TYPES = {pa.int64(): np.int64, pa.int32(): np.int32, pa.float64(): np.float64, pa.bool_(): np.bool_}
 
 
 def _yield_to_training() -> None:
@@ -230,4 +246,5 @@ def _yield_to_training() -> None:
     Linux alone has a priority for each thread. A starved writer fills the queue, and then the training waits for it.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        with contextlib.suppress(OSError):  # some sandboxes forbid it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

@@ -98,7 +98,8 @@ class SymmetryGroup:
             raise UnknownName("key in a symmetry group:", sorted(extra)[0], ["kind", "in", "out", "units"])
         try:
             inputs, outputs = (tuple((str(n), int(a)) for n, a in data.get(key, ())) for key in ("in", "out"))
-            return cls(data["kind"], inputs, outputs, data.get("units"))
+            units = data.get("units")
+            return cls(data["kind"], inputs, outputs, units if units is None else int(units))
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, BadArgument):
                 raise

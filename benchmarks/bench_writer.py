@@ -1,0 +1,70 @@
+"""How fast the writer alone is, against a raw write and fsync of the same bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from pairs import machine, ratio, report
+from workload import Workload
+
+from trajectory_tools.recorder import Recorder
+from trajectory_tools.run import open_run
+from trajectory_tools.store.rows import RowLayout, StepRows
+from trajectory_tools.store.writer import RunWriter
+
+STEPS = 1000
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp())
+    workload = Workload()
+    with Recorder(folder / "real", workload.model, workload.optimizer) as recorder:
+        workload.train(STEPS, recorder.log)
+    run = open_run(folder / "real")
+    layout = RowLayout.of({name: int(np.prod(shape)) for name, shape in run.shapes.items()})
+    rows = []
+    for chunk in run.chunks():
+        for i, step in enumerate(chunk.steps.tolist()):
+            columns = {c: np.concatenate([a[i].ravel() for a in chunk.values(c).values()]) for c in run.columns}
+            rows.append(StepRows(step, layout, columns))
+    raw = b"".join(values.tobytes() for row in rows for values in row.values.values())
+    print(f"writing {len(raw) / 1e6:.0f} MB of a real run; {machine()}")
+
+    def write_raw() -> float:
+        start = time.perf_counter()
+        with (folder / "raw").open("wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        seconds = time.perf_counter() - start
+        (folder / "raw").unlink()
+        return seconds
+
+    def write_run(compression: str) -> float:
+        target = folder / "run"
+        for table in ("tensors", "scalars"):
+            (target / table).mkdir(parents=True)
+        start = time.perf_counter()
+        writer = RunWriter(target, run_id="0", compression=compression)
+        for row in rows:
+            writer.put_tensors(row)
+        writer.close()
+        seconds = time.perf_counter() - start
+        speeds[compression] = len(raw) / 1e6 / seconds
+        shutil.rmtree(target)
+        return seconds
+
+    speeds: dict[str, float] = {}
+    for compression in ("zstd", "none"):
+        found = ratio(write_raw, lambda c=compression: write_run(c))
+        report(f"raw write+fsync / writer ({compression}, {speeds[compression]:.0f} MB/s)", found, "at least 0.3x")
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

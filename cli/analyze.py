@@ -1,0 +1,46 @@
+"""``traj analyze``: compute the metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trajectory_tools.cli.arguments import Json, RunFolders, SkipDamaged
+from trajectory_tools.cli.output import next_command, print_json, print_table, say
+
+
+def analyze(
+    runs: RunFolders,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", "-m", help="Only this metric; can be repeated. (default: all)")
+    ] = None,
+    skip_damaged: SkipDamaged = False,
+    json: Json = False,
+) -> None:
+    """Compute what the runs' trajectories say.
+
+    The numbers are saved in each run's `analysis/` folder (pandas reads them) and a summary is printed: one
+    row for each label, mean over its seeds. `traj list --metrics` says which metrics there are.
+    """
+    from trajectory_tools.metrics import analyze as compute_all
+    from trajectory_tools.metrics.summary import summarize
+    from trajectory_tools.run import find_runs
+
+    found = find_runs(runs, damaged="skip" if skip_damaged else "error")
+    for run in found:
+        for finding in run.skipped:
+            say(f"left out {finding.part.file} of {run.name}: {finding.problem}")
+    analyses = compute_all(found, metric or None)
+    for analysis in analyses.values():
+        for run_name, reason in analysis.skipped.items():
+            say(f"skipped: {analysis.metric} of {run_name}: {reason}")
+    summary = summarize(found, analyses)
+    if json:
+        print_json(summary.to_dict(orient="records"))
+    else:
+        for problem, rows in summary.groupby("problem", sort=False):
+            say(f"\n{problem}")
+            print_table(rows.drop(columns="problem").dropna(axis="columns", how="all"))
+    next_command("traj", "report", *map(Path, runs), "-o", "report.html")

@@ -1,0 +1,62 @@
+"""``traj show``: what a run holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trajectory_tools.cli.arguments import Json
+from trajectory_tools.cli.output import next_command, print_json, print_table
+
+
+def show(
+    run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Show what a run holds: steps, parameters, optimizer, symmetries, sessions, and the command that made it."""
+    import pandas as pd
+
+    from trajectory_tools.run import open_run
+
+    opened = open_run(run)
+    if json:
+        print_json({**opened.metadata, "steps": opened.n_steps, "bytes": opened.nbytes})
+        return
+    metadata = opened.metadata
+    groups = metadata["optimizer"]["groups"]
+    facts = {
+        "run": opened.name,
+        "label": opened.label,
+        "seed": opened.seed,
+        "status": opened.status,
+        "problem": opened.problem,
+        "data": metadata.get("problem", {}).get("data"),
+        "optimizer": metadata["optimizer"]["class"],
+        "hyperparameters": ", ".join(f"{key}={value}" for key, value in groups[0].items()) if groups else None,
+        "steps": opened.n_steps,
+        "tensors at": opened.span,
+        "saved": ", ".join(opened.columns),
+        "size": f"{opened.nbytes / 1e6:,.2f} MB in {len(opened.parts('tensors')) + len(opened.parts('scalars'))} parts",
+        "symmetries": "; ".join(group.label for group in opened.symmetries) or "none declared",
+        "sessions": len(metadata["sessions"]),
+        "waited": f"{sum(entry.get('wait_seconds', 0.0) for entry in metadata['sessions']):.2f} s for the writer",
+        "created": metadata["created_at"],
+        "command": metadata.get("command"),
+        "commit": metadata.get("environment", {}).get("git_commit"),
+    }
+    print_table(pd.DataFrame({"": list(facts), "value": [None if v is None else str(v) for v in facts.values()]}))
+    print()
+    print_table(
+        pd.DataFrame(
+            {
+                "parameter": [param["name"] for param in metadata["params"]],
+                "shape": ["x".join(map(str, param["shape"])) or "scalar" for param in metadata["params"]],
+                "dtype": [param["dtype"] for param in metadata["params"]],
+                "values": [param["numel"] for param in metadata["params"]],
+                "also": [", ".join(param["aliases"]) for param in metadata["params"]],
+            }
+        )
+    )
+    next_command("traj", "report", run, "-o", "report.html")

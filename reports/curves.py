@@ -1,0 +1,218 @@
+"""Curves against the step: one panel for each quantity or group, one line with a band for each label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from trajectory_tools.errors import MissingData
+from trajectory_tools.reports.axes import add_legend, grid_of_axes, log_axis, step_axis, symlog_axis
+from trajectory_tools.reports.figure import Painter, rounded
+from trajectory_tools.reports.style import GRID, MUTED, SURFACE, RunStyle
+from trajectory_tools.reports.words import number, several, wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+__all__ = ["GRADIENTS", "MAX_POINTS", "Curves", "Panel", "averaged", "draw_curve", "make_curves", "thinned"]
+
+MAX_POINTS = 500
+"""Points of a curve; a longer run is thinned."""
+
+GRADIENTS = "gradients, all runs"
+"""What the grey band of reference is called among the labels."""
+
+Scale = Literal["linear", "log", "symlog", "auto"]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel: ``frame`` has run, label, step and value; ``reference`` the same of the gradients.
+
+    ``name`` is what the data calls the panel, ``title`` what stands above it (the name unless told).
+    ``scale`` "auto" is logarithmic where every value is positive. ``line`` is a level to compare with, and what to call it.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    ylabel: str
+    scale: Scale = "linear"
+    line: tuple[float, str] | None = None
+    limits: tuple[float, float] | None = None
+    reference: pd.DataFrame | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What ``make_curves`` hands to a ``Figure``: the averaged data, what to say of it, and how to paint it."""
+
+    data: pd.DataFrame
+    notes: tuple[str, ...]
+    paint: Painter
+
+
+def make_curves(panels: Iterable[Panel]) -> Curves:
+    """Thin and average each panel's frame; a panel without a finite value becomes a note, no panel at all an error."""
+    kept, frames, notes = [], [], []
+    for panel in panels:
+        finite = np.isfinite(panel.frame["value"])
+        if not finite.any():
+            notes.append(
+                f"{panel.name}: skipped: none of its {several(len(finite), 'value')} is finite."
+                if len(finite)
+                else f"{panel.name}: skipped: it was not recorded."
+            )
+            continue
+        if missing := int(np.isinf(panel.frame["value"]).sum()):
+            notes.append(f"{panel.name}: {several(missing, 'infinite value')} left out.")
+        scale = panel.scale
+        if scale == "auto":
+            scale = "log" if (panel.frame["value"][finite] > 0).all() else "linear"
+        data, steps_a_point = thinned(panel.frame, log=scale == "log")
+        if steps_a_point > 1:
+            notes.append(f"{panel.name}: thinned: each point is the mean of {steps_a_point} consecutive recorded steps.")
+        curves = averaged(data, log=scale == "log")
+        if scale == "log" and (zeros := int((curves["value"] == 0).sum())):
+            notes.append(f"{panel.name}: {several(zeros, 'point')} at exactly 0, marked at the lower edge.")
+        if panel.reference is not None and len(panel.reference):
+            curves = pd.concat([curves, _range_of(thinned(panel.reference, log=True)[0])])
+        curves.insert(0, "panel", panel.name)
+        frames.append(curves)
+        kept.append(replace(panel, frame=panel.frame.iloc[:0], reference=None, scale=scale))
+    if not kept:
+        raise MissingData(" ".join(notes) or "there is nothing to plot")
+    return Curves(rounded(pd.concat(frames)), tuple(notes), partial(paint_curves, kept))
+
+
+def thinned(frame: pd.DataFrame, *, log: bool = False, points: int = MAX_POINTS) -> tuple[pd.DataFrame, int]:
+    """(The frame with at most ``points`` steps, how many steps one point holds).
+
+    Consecutive recorded steps are averaged run by run, on a logarithmic axis geometrically, and stand at the first one.
+    """
+    steps = np.unique(frame["step"])
+    stride = -(-len(steps) // points)
+    if stride <= 1:
+        return frame, 1
+    first = steps[np.searchsorted(steps, frame["step"]) // stride * stride]
+    groups = frame.assign(step=first, value=_logged(frame["value"], log)).groupby(
+        ["run", "label", "step"], observed=True, sort=False
+    )
+    result = groups["value"].mean().reset_index()
+    return result.assign(value=_unlogged(result["value"], log)), stride
+
+
+def averaged(frame: pd.DataFrame, *, log: bool = False) -> pd.DataFrame:
+    """Mean ± standard deviation (n − 1) over the runs of a label, at each step: label, step, value, low, high, runs.
+
+    With ``log`` both are those of the logarithm, so that the band stays positive (the geometric mean); exact zeros do
+    not enter, and where all runs have one, so has the result. Values that are not finite do not enter either.
+    """
+    groups = (
+        frame[["label", "step"]]
+        .assign(logged=_logged(frame["value"], log), zero=frame["value"] == 0)
+        .groupby(["label", "step"], observed=True)
+    )
+    result = groups.agg(
+        value=("logged", "mean"), sd=("logged", "std"), runs=("logged", "count"), zero=("zero", "all")
+    ).reset_index()
+    low, high = (_unlogged(result["value"] + sign * result["sd"], log) for sign in (-1, 1))
+    value = _unlogged(result["value"], log)
+    if log:
+        value = value.mask(result["zero"], 0.0)
+    return result[["label", "step"]].assign(
+        label=result["label"].astype(str), value=value, low=low, high=high, runs=result["runs"]
+    )
+
+
+def _range_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """Least, median and greatest value of all runs at each step."""
+    positive = frame.assign(value=frame["value"].where(frame["value"] > 0))
+    result = positive.groupby("step")["value"].agg(["median", "min", "max", "count"]).reset_index()
+    result.columns = ["step", "value", "low", "high", "runs"]  # type: ignore[assignment]
+    return result.assign(label=GRADIENTS)
+
+
+def _logged(values: pd.Series[float], log: bool) -> pd.Series[float]:
+    finite = values.where(np.isfinite(values))
+    return np.log10(finite.where(finite > 0)) if log else finite
+
+
+def _unlogged(values: pd.Series[float], log: bool) -> pd.Series[float]:
+    return 10.0**values if log else values
+
+
+def paint_curves(panels: Sequence[Panel], canvas: Canvas, data: pd.DataFrame, style: RunStyle) -> None:
+    """One axes for each panel, and the legend above."""
+    grid = grid_of_axes(canvas, len(panels))
+    for axes, panel in zip(grid, panels, strict=True):
+        part = data[data["panel"] == panel.name]
+        reference = part[part["label"] == GRADIENTS]
+        if len(reference):
+            axes.fill_between(
+                reference["step"], reference["low"], reference["high"], color=MUTED, alpha=0.25, linewidth=0
+            )
+        for label in style.labels:
+            draw_curve(axes, part[part["label"] == label], label, style, log=panel.scale == "log")
+        _finish(axes, panel)
+        if panel.scale == "log" and len(reference):
+            _focus(axes, part)
+    add_legend(canvas, data["label"], style)
+
+
+def draw_curve(axes: Axes, curve: pd.DataFrame, label: str, style: RunStyle, *, log: bool, x: str = "step") -> None:
+    """The label's line and band."""
+    if curve.empty:
+        return
+    color, dashes = style.color(label), style.dashes(label)
+    shown = curve["value"].where(curve["value"] > 0) if log else curve["value"]
+    (line,) = axes.plot(curve[x], shown, color=color, linewidth=1.2, marker="." if len(curve) <= 12 else "")
+    if dashes:
+        line.set_linestyle((0, dashes))
+    if "low" in curve and curve["low"].notna().any():
+        axes.fill_between(curve[x], curve["low"], curve["high"], color=color, alpha=0.16, linewidth=0)
+    zeros = curve[x][curve["value"] == 0] if log else curve[x][:0]
+    if len(zeros):
+        axes.plot(zeros, np.zeros(len(zeros)), "|", color=color, transform=axes.get_xaxis_transform(), zorder=3)
+
+
+def _focus(axes: Axes, part: pd.DataFrame) -> None:
+    """Leave out what only the reference's lower edge reaches: gradients can vanish by tens of orders of magnitude."""
+    of_reference = part["label"] == GRADIENTS
+    levels = pd.concat([part["value"][~of_reference], part["high"][of_reference]])
+    if (levels > 0).any():
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], float(levels[levels > 0].min()) / 10))
+
+
+def _finish(axes: Axes, panel: Panel) -> None:
+    axes.set_title(wrapped(panel.title or panel.name))
+    axes.set_ylabel(panel.ylabel)
+    step_axis(axes)
+    if panel.line is not None:
+        level, name = panel.line
+        axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 2)), zorder=1.5)
+        axes.annotate(
+            f"{name} {number(level)}".strip(),
+            (1, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 2),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color=MUTED,
+            bbox={"facecolor": SURFACE, "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
+        )
+    if panel.scale == "log":
+        axes.set_yscale("log")
+        log_axis(axes, "y")
+    elif panel.scale == "symlog":
+        symlog_axis(axes)
+        axes.axhline(0, color=GRID, linewidth=0.8, zorder=0)
+    if panel.limits is not None:
+        axes.set_ylim(panel.limits)

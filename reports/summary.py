@@ -1,0 +1,76 @@
+"""The table at the head of a problem: one row for each label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from trajectory_tools.metrics import Analysis
+from trajectory_tools.reports.described import hyperparameters, seeds
+from trajectory_tools.reports.dynamics import final_distances
+from trajectory_tools.reports.loss import FINAL_STEPS, final_values
+from trajectory_tools.reports.symmetry import KEPT, medians_against_chance
+from trajectory_tools.reports.words import number, one_line, plus_minus
+from trajectory_tools.run import Run
+
+__all__ = ["Summary", "summarize"]
+
+MAX_GROUPS = 3
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Column heads (head, explanation) and rows (label, cells)."""
+
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def summarize(by_label: Mapping[str, Sequence[Run]], analyses: Mapping[str, Analysis]) -> Summary:
+    """Optimizer, seeds, steps, and the numbers that matter most; a number that is not known is a dash."""
+    frames = {name: analysis.frame for name, analysis in analyses.items() if not analysis.frame.empty}
+    losses = final_values(frames["loss"]) if "loss" in frames else None
+    shares = medians_against_chance(frames["symmetry"]) if "symmetry" in frames else None
+    distances = final_distances(frames["dynamics"]) if "dynamics" in frames else None
+    groups = [] if shares is None else list(dict.fromkeys(shares.index.get_level_values("group")))[:MAX_GROUPS]
+    chance = {} if shares is None else shares["chance"].groupby(level="group", observed=True).first().to_dict()
+    columns = (
+        ("label", ""),
+        ("optimizer", ""),
+        ("seeds", ""),
+        ("steps", ""),
+        ("final loss", f"mean of the last {FINAL_STEPS} steps, ± over seeds"),
+        *((f"share in {one_line(str(group), 40)}", f"chance {number(chance[group])}") for group in groups),
+        ("path length", "Σ‖u‖"),
+        ("displacement", "‖θ_end − θ_first‖"),
+    )
+    rows = []
+    for label, runs in by_label.items():
+        steps = sorted({run.n_steps for run in runs})
+        cells = [
+            "; ".join(dict.fromkeys(f"{run.optimizer}: {hyperparameters(run)}" for run in runs)),
+            seeds(runs),
+            f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,}–{steps[-1]:,}",
+            plus_minus(_values(losses, label)),
+            *(_share(shares, group, label) for group in groups),
+            *(plus_minus(_values(None if distances is None else distances[q], label)) for q in ("path_length", "displacement")),
+        ]
+        rows.append((label, tuple(cells)))
+    return Summary(columns, tuple(rows))
+
+
+def _values(found: pd.Series[float] | None, label: str) -> list[float]:
+    if found is None or label not in found.index.get_level_values("label"):
+        return []
+    return list(found.xs(label, level="label"))
+
+
+def _share(shares: pd.DataFrame | None, group: str, label: str) -> str:
+    if shares is None or (group, label) not in shares.index:
+        return "–"
+    value, chance = shares.loc[(group, label)]
+    if value < KEPT * chance:
+        return f"{number(value, 2)} (rounding)"
+    return f"{number(value, 2)} ({number(value / chance, 2)} × chance)"

@@ -1,0 +1,285 @@
+"""The queue is bounded, and a writer that fails costs the training nothing but its record."""
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from making import assert_holds, layout_of, record, rows_at, scalars_at, values_at
+
+from trajectory_tools.errors import BadArgument, RecordingFailed
+from trajectory_tools.run import open_run
+from trajectory_tools.store import part_writer
+from trajectory_tools.store.part_writer import PartWriter
+from trajectory_tools.store.verify import verify
+
+DEADLINE = 30.0
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """A disk that takes nothing until the gate is opened."""
+    gate = threading.Event()
+    write = PartWriter.write
+
+    def held(self, *arguments, **keywords):
+        assert gate.wait(DEADLINE)
+        write(self, *arguments, **keywords)
+
+    monkeypatch.setattr(PartWriter, "write", held)
+    yield gate
+    gate.set()
+
+
+@pytest.mark.parametrize("table", ["tensors", "scalars"])
+def test_the_training_waits_when_the_queue_is_full_and_the_wait_is_counted(tmp_path, gate, table):
+    limit = 100_000
+    session = record(tmp_path, [], close=False, queue_bytes=limit)
+    writer, layout = session.writer, layout_of()
+    count = itertools.count()
+
+    def put():
+        for step in range(400):
+            next(count)
+            if table == "tensors":
+                writer.put_tensors(rows_at(step, layout, values_at(step)))
+            else:
+                writer.put_scalars(scalars_at(step))
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    done = []
+    deadline = time.monotonic() + DEADLINE
+    while len(done) < 20 or done[-1] != done[-20]:  # until it has not moved for a while
+        assert time.monotonic() < deadline
+        done.append(count.__reduce__()[1][0])
+        assert writer._in_flight <= limit
+        time.sleep(0.01)
+    assert thread.is_alive()
+    assert 0 < done[-1] < 400
+    time.sleep(0.05)
+    gate.set()
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+    session.close("finished")
+    assert writer.wait_seconds >= 0.05
+    run = open_run(tmp_path)
+    assert run.metadata["sessions"][0]["wait_seconds"] == writer.wait_seconds
+    assert len(run.steps if table == "tensors" else run.logged_steps) == 400
+
+
+def test_without_a_full_queue_nobody_waits(tmp_path, gate):
+    session = record(tmp_path, range(50), close=False)
+    assert session.writer.wait_seconds == 0
+    gate.set()
+    session.close("finished")
+    assert_holds(tmp_path, dict.fromkeys(range(50), 0))
+
+
+def test_a_step_larger_than_the_queue_goes_through_alone(tmp_path):
+    record(tmp_path, range(5), queue_bytes=1)
+    assert_holds(tmp_path, dict.fromkeys(range(5), 0))
+
+
+def test_bad_options_are_refused(tmp_path):
+    with pytest.raises(BadArgument, match="compression"):
+        record(tmp_path, [], compression="gzip")
+    with pytest.raises(BadArgument, match="at least one byte"):
+        record(tmp_path, [], if_exists="resume", queue_bytes=0)
+    record(tmp_path, range(1), if_exists="resume")
+
+
+def put_until_failure(session, limit=100_000):
+    """Put steps until the writer has failed: the steps put, and every warning on the way."""
+    layout = layout_of()
+    deadline = time.monotonic() + DEADLINE
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(limit):
+            session.writer.put_tensors(rows_at(step, layout, values_at(step)))
+            session.writer.put_scalars(scalars_at(step))
+            if session.writer.error is not None:
+                break
+            assert time.monotonic() < deadline
+        for more in range(step + 1, step + 50):  # the training goes on
+            session.writer.put_tensors(rows_at(more, layout, values_at(more)))
+            session.writer.put_scalars(scalars_at(more))
+    return step, [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
+
+
+def test_a_folder_that_goes_away(tmp_path):
+    folder = tmp_path / "run"
+    session = record(folder, [], close=False, part_bytes=1, queue_bytes=50_000)
+    shutil.rmtree(folder)
+    _, warned = put_until_failure(session)
+    assert len(warned) == 1
+    assert "training goes on unrecorded" in warned[0]
+    with pytest.raises(RecordingFailed, match="stopped") as caught:
+        session.close("finished")
+    assert isinstance(caught.value.__cause__, OSError)
+    assert "\n" not in str(caught.value)
+    assert not folder.exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("skipped: a tmpfs cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk(small_disk):
+    folder = small_disk / "run"
+    session = record(folder, [], close=False, part_bytes=100_000, queue_bytes=80_000)
+    put, warned = put_until_failure(session)
+    assert len(warned) == 1
+    with pytest.raises(RecordingFailed, match="No space left") as caught:
+        session.close("finished")
+    assert isinstance(caught.value.__cause__, OSError)
+    assert not list(folder.glob("*/.*.tmp"))
+    assert not [f for f in verify(folder, "r") if f.damaged]
+    run = open_run(folder)
+    assert 100 < len(run.steps) <= put
+    assert run.steps.tolist() == list(range(len(run.steps)))
+    assert (run.array("param", "0.weight", steps=50)[0] == values_at(50)["param"]["0.weight"]).all()
+
+
+LIMITED = """
+import resource, signal, sys, warnings
+from test_queue_and_failures import put_until_failure
+from making import record
+from trajectory_tools.errors import RecordingFailed
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+session = record(sys.argv[1], [], close=False, part_bytes=60_000, queue_bytes=80_000)
+# The first parts fit; then the limit falls, so that the very first byte of the next one does not.
+from trajectory_tools.run import open_run
+import time
+from making import layout_of, rows_at, values_at
+layout = layout_of()
+step = 0
+while not list(session.folder.glob("tensors/*.parquet")):
+    session.writer.put_tensors(rows_at(step, layout, values_at(step)))
+    step += 1
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+put, warned = put_until_failure(session)
+assert len(warned) == 1, warned
+try:
+    session.close("finished")
+except RecordingFailed as error:
+    assert isinstance(error.__cause__, OSError), error.__cause__
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 2, 3000])
+def test_a_file_that_may_not_grow(tmp_path, limit):
+    """Also where not even a part's first bytes can be written."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    code = subprocess.run(
+        [sys.executable, "-c", LIMITED, tmp_path / "run", str(limit)], env=environment, timeout=60, check=False
+    ).returncode
+    assert code == 7
+    run = open_run(tmp_path / "run")
+    assert len(run.steps) > 0
+    assert not list((tmp_path / "run").glob("*/.*.tmp"))
+
+
+def test_a_part_that_cannot_even_be_begun(tmp_path, monkeypatch):
+    """A full disk refuses the first four bytes: the failure must not get lost in the thread."""
+
+    def refuse(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    session = record(tmp_path, range(3), close=False, part_seconds=1e9)
+    monkeypatch.setattr(part_writer.pq, "ParquetWriter", refuse)
+    with pytest.raises(RecordingFailed, match="No space left"):
+        session.close("finished")
+    assert open_run(tmp_path).status == "failed"
+    assert not list(tmp_path.glob("*/.*.tmp"))
+    monkeypatch.undo()
+    record(tmp_path, range(2), if_exists="resume")
+    assert_holds(tmp_path, dict.fromkeys(range(2), 0))
+
+
+def test_a_disk_that_fails_at_the_last_sync(tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError(5, "Input/output error")
+
+    session = record(tmp_path, range(3), close=False, part_seconds=1e9)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(RecordingFailed, match="Input/output error"):
+        session.close("finished")
+    monkeypatch.undo()
+    assert open_run(tmp_path).steps.size == 0
+    assert not list(tmp_path.glob("*/.*.tmp"))
+
+
+@pytest.mark.parametrize("failing", ["footer_crc32", "move_without_replacing", "append_to_manifest"])
+def test_a_failure_while_committing(tmp_path, monkeypatch, failing):
+    record(tmp_path, range(3))
+
+    def fail(*arguments):
+        raise OSError(5, "Input/output error")
+
+    session = record(tmp_path, range(3, 6), if_exists="resume", close=False)
+    monkeypatch.setattr(part_writer, failing, fail)
+    with pytest.raises(RecordingFailed, match="Input/output error"):
+        session.close("finished")
+    monkeypatch.undo()
+    run = open_run(tmp_path)
+    assert run.status == "failed"
+    assert "Input/output" in run.metadata["sessions"][1]["error"]
+    kept = 6 if failing == "append_to_manifest" else 3
+    assert run.steps.tolist() == list(range(kept))
+    assert run.logged_steps.tolist() == list(range(3))
+    assert not list(tmp_path.glob("*/.*.tmp"))
+
+
+def test_a_failure_frees_a_training_that_waits_for_room(tmp_path, monkeypatch):
+    failing = threading.Event()
+
+    def fail(self, *arguments, **keywords):
+        assert failing.wait(DEADLINE)
+        raise pa.ArrowInvalid("broken")
+
+    monkeypatch.setattr(PartWriter, "write", fail)
+    session = record(tmp_path, [], close=False, queue_bytes=20_000)
+    threading.Timer(0.1, failing.set).start()
+    _, warned = put_until_failure(session)
+    assert len(warned) == 1
+    with pytest.raises(RecordingFailed, match="broken"):
+        session.close("finished")
+
+
+def test_memory_stays_bounded_however_small_the_steps_are(tmp_path, gate):
+    """Ten parameters of one value: what a step's objects take counts, not only its values."""
+    session = record(tmp_path, [], close=False, queue_bytes=2_000_000)
+    shapes = {"w": (1,)}
+    layout = layout_of(shapes)
+
+    def put():
+        for step in range(20_000):
+            session.writer.put_tensors(rows_at(step, layout, {"grad": {"w": np.zeros(1, np.float32)}}))
+
+    thread = threading.Thread(target=put, daemon=True)
+    thread.start()
+    thread.join(1.0)
+    waiting = sum(len(b.rows) for b in [*session.writer._sealed, *session.writer._open.values()])
+    assert thread.is_alive()
+    assert waiting * 1000 < 2_000_000
+    gate.set()
+    thread.join(DEADLINE)
+    session.close("finished")

@@ -1,0 +1,79 @@
+"""A comparison in one table: a row for each problem and label, the mean over its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from trajectory_tools.metrics.compute import Analysis
+from trajectory_tools.metrics.histogram import WHOLE
+from trajectory_tools.run import Run
+
+__all__ = ["LAST_STEPS", "summarize"]
+
+LAST_STEPS = 10
+"""The final loss is the mean over so many last steps: one mini-batch is noisy."""
+
+
+def summarize(runs: Sequence[Run], analyses: Mapping[str, Analysis]) -> pd.DataFrame:
+    """Columns: problem, label, seeds, steps; then, where they were computed,
+
+    - ``loss`` and ``loss sd``: the training loss over the last ``LAST_STEPS`` steps, mean and sd over seeds;
+    - ``<kind> share`` and ``<kind> / chance`` for each kind of symmetry: the update's share along it, mean over steps
+      and groups, and how many times what a random direction has;
+    - ``update/weight``: the median over steps of ‖u‖/‖θ‖;
+    - ``path/displacement``: Σ‖u‖ over ‖θ_end − θ_first‖, 1 for a straight line;
+    - ``non-finite``: NaN or infinite values among all params, grads and updates.
+    """
+    table = pd.DataFrame(
+        {
+            "run": [run.name for run in runs],
+            "problem": [run.problem for run in runs],
+            "label": [run.label for run in runs],
+            "steps": [run.n_steps for run in runs],
+        }
+    )
+    for name, numbers in (("loss", _loss), ("symmetry", _symmetry), ("dynamics", _dynamics)):
+        if name in analyses and not analyses[name].frame.empty:
+            table = table.merge(numbers(analyses[name].frame), how="left", left_on="run", right_index=True)
+    grouped = table.drop(columns="run").groupby(["problem", "label"], sort=False)
+    summary = grouped.mean()
+    summary.insert(0, "seeds", grouped.size())
+    if "loss" in summary:
+        summary.insert(summary.columns.get_loc("loss") + 1, "loss sd", grouped["loss"].std())
+    return summary.reset_index()
+
+
+def _loss(frame: pd.DataFrame) -> pd.DataFrame:
+    losses = frame[frame["quantity"] == "loss"]
+    return losses.groupby("run", observed=True)["value"].agg(lambda v: v.tail(LAST_STEPS).mean()).to_frame("loss")
+
+
+def _symmetry(frame: pd.DataFrame) -> pd.DataFrame:
+    shares = frame[(frame["kind"] == "update") & (frame["quantity"] == "share")]
+    chances = frame[frame["quantity"] == "chance"].groupby(["run", "group"], observed=True)["value"].first()
+    by_group = shares.groupby(["run", "group"], observed=True)["value"].mean().to_frame("share")
+    by_group["ratio"] = by_group["share"] / chances
+    by_group["kind"] = [group.split(" ")[0] for _, group in by_group.index]
+    means = by_group.groupby(["run", "kind"], observed=True)[["share", "ratio"]].mean().unstack("kind")
+    names = {"share": "{} share", "ratio": "{} / chance"}
+    means.columns = [names[column].format(kind) for column, kind in means.columns]
+    return means.reindex(columns=sorted(means.columns))
+
+
+def _dynamics(frame: pd.DataFrame) -> pd.DataFrame:
+    whole = frame[frame["parameter"] == WHOLE]
+    by_run = whole.pivot_table(index=["run", "step"], columns=["kind", "quantity"], values="value", observed=True)
+    columns = {}
+    if ("update", "ratio") in by_run:
+        columns["update/weight"] = by_run["update", "ratio"].groupby("run", observed=True).median()
+    if {("update", "path_length"), ("update", "displacement")} <= set(by_run.columns):
+        last = by_run["update"][["path_length", "displacement"]].groupby("run", observed=True).tail(1)
+        ratio = last["path_length"] / last["displacement"].replace(0, np.nan)
+        columns["path/displacement"] = ratio.groupby("run", observed=True).first()
+    nonfinite = whole[whole["quantity"] == "nonfinite"]
+    if not nonfinite.empty:
+        columns["non-finite"] = nonfinite.groupby("run", observed=True)["value"].sum()
+    return pd.DataFrame(columns)
