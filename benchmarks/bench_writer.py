@@ -15,7 +15,7 @@ from workload import Workload
 from trajectory_tools.recorder import Recorder
 from trajectory_tools.run import open_run
 from trajectory_tools.store.rows import RowLayout, StepRows
-from trajectory_tools.store.writer import RunWriter
+from trajectory_tools.store.writer import RunWriter, WriterOptions
 
 STEPS = 1000
 
@@ -50,7 +50,7 @@ def main() -> None:
         for table in ("tensors", "scalars"):
             (target / table).mkdir(parents=True)
         start = time.perf_counter()
-        writer = RunWriter(target, run_id="0", compression=compression)
+        writer = RunWriter(target, run_id="0", options=WriterOptions(compression))
         for row in rows:
             writer.put_tensors(row)
         writer.close()

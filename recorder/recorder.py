@@ -109,8 +109,7 @@ class Recorder:
         self._optimizer = optimizer
         self._start_step = start_step
         self._session_options: dict[str, Any] = {"if_exists": if_exists, "compression": compression, "run_id": run_id}
-        if queue_bytes is not None:
-            self._session_options["queue_bytes"] = queue_bytes
+        self._session_options |= {} if queue_bytes is None else {"queue_bytes": queue_bytes}
         self._scan()
         groups = [g if isinstance(g, SymmetryGroup) else SymmetryGroup.from_json(g) for g in symmetries]
         shapes = {parameter["name"]: parameter["shape"] for parameter in self._parameters}

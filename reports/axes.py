@@ -20,7 +20,9 @@ WIDTH = 10.0
 """Of every figure, in inches."""
 
 
-def grid_of_axes(canvas: Canvas, count: int, *, columns: int = 3, height: float = 2.5, share: bool = False) -> list[Axes]:
+def grid_of_axes(
+    canvas: Canvas, count: int, *, columns: int = 3, height: float = 2.5, share: bool = False
+) -> list[Axes]:
     """``count`` axes in rows; ``share`` gives them one x and one y axis."""
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -30,7 +32,7 @@ def grid_of_axes(canvas: Canvas, count: int, *, columns: int = 3, height: float 
     for axes in grid[count:]:
         axes.remove()
     if share:
-        for axes in grid[max(count - columns, 0) : count]:
+        for axes in grid[:count]:
             axes.tick_params(labelbottom=True)
     return list(grid[:count])
 
@@ -93,7 +95,5 @@ def add_legend(canvas: Canvas, present: Iterable[str], style: RunStyle) -> None:
                 label=one_line(label, 40),
             )
         )
-    handles += [
-        Patch(color=MUTED, alpha=0.25, linewidth=0, label=name) for name in found if name not in style.labels
-    ]
+    handles += [Patch(color=MUTED, alpha=0.25, linewidth=0, label=name) for name in found if name not in style.labels]
     canvas.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 5), borderaxespad=0.2)

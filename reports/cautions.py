@@ -29,7 +29,9 @@ def cautions(label: str, runs: Sequence[Run], analyses: Mapping[str, Analysis]) 
         found.append(f"runs with different hyperparameters carry this label and are averaged: {' | '.join(options)}")
     lengths = sorted({run.n_steps for run in runs})
     if len(lengths) > 1:
-        found.append(f"its runs differ in length ({lengths[0]:,} to {lengths[-1]:,} steps); means are over those that are there")
+        found.append(
+            f"its runs differ in length ({lengths[0]:,} to {lengths[-1]:,} steps); means are over those that are there"
+        )
     return found
 
 
@@ -89,5 +91,3 @@ def _nonfinite_scalars(run: Run, analysis: Analysis | None) -> list[str]:
 
 def _of(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["run"] == run.name]
-
-

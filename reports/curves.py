@@ -13,7 +13,7 @@ import pandas as pd
 from trajectory_tools.errors import MissingData
 from trajectory_tools.reports.axes import add_legend, grid_of_axes, log_axis, step_axis, symlog_axis
 from trajectory_tools.reports.figure import Painter, rounded
-from trajectory_tools.reports.style import GRID, MUTED, SURFACE, RunStyle
+from trajectory_tools.reports.style import GRID, MUTED, RunStyle
 from trajectory_tools.reports.words import number, several, wrapped
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ __all__ = ["GRADIENTS", "MAX_POINTS", "Curves", "Panel", "averaged", "draw_curve
 MAX_POINTS = 500
 """Points of a curve; a longer run is thinned."""
 
-GRADIENTS = "gradients, all runs"
+GRADIENTS = "gradients (middle half of all runs)"
 """What the grey band of reference is called among the labels."""
 
+Average = Literal["geometric", "arithmetic"]
 Scale = Literal["linear", "log", "symlog", "auto"]
 
 
@@ -35,14 +36,16 @@ Scale = Literal["linear", "log", "symlog", "auto"]
 class Panel:
     """One panel: ``frame`` has run, label, step and value; ``reference`` the same of the gradients.
 
-    ``name`` is what the data calls the panel, ``title`` what stands above it (the name unless told).
-    ``scale`` "auto" is logarithmic where every value is positive. ``line`` is a level to compare with, and what to call it.
+    ``name`` is what the data calls the panel, ``title`` what stands above it (the name unless told). ``scale`` "auto"
+    is logarithmic where values are positive and differ much; ``average`` is geometric there, or that of the values
+    themselves. ``line`` is a level to compare with, and what to call it.
     """
 
     name: str
     frame: pd.DataFrame
     ylabel: str
     scale: Scale = "linear"
+    average: Average = "geometric"
     line: tuple[float, str] | None = None
     limits: tuple[float, float] | None = None
     reference: pd.DataFrame | None = None
@@ -74,12 +77,18 @@ def make_curves(panels: Iterable[Panel]) -> Curves:
             notes.append(f"{panel.name}: {several(missing, 'infinite value')} left out.")
         scale = panel.scale
         if scale == "auto":
-            scale = "log" if (panel.frame["value"][finite] > 0).all() else "linear"
-        data, steps_a_point = thinned(panel.frame, log=scale == "log")
+            scale = _fitting_scale(panel.frame["value"][finite])
+        log = scale == "log"
+        geometric = log and panel.average == "geometric"
+        data, steps_a_point = thinned(panel.frame, log=geometric)
         if steps_a_point > 1:
-            notes.append(f"{panel.name}: thinned: each point is the mean of {steps_a_point} consecutive recorded steps.")
-        curves = averaged(data, log=scale == "log")
-        if scale == "log" and (zeros := int((curves["value"] == 0).sum())):
+            notes.append(
+                f"{panel.name}: thinned: each point is the mean of {steps_a_point} consecutive recorded steps."
+            )
+        curves = averaged(data, log=geometric)
+        if log and not geometric:
+            curves["low"] = _above_zero(curves, data)
+        if log and (zeros := int((curves["value"] == 0).sum())):
             notes.append(f"{panel.name}: {several(zeros, 'point')} at exactly 0, marked at the lower edge.")
         if panel.reference is not None and len(panel.reference):
             curves = pd.concat([curves, _range_of(thinned(panel.reference, log=True)[0])])
@@ -131,12 +140,28 @@ def averaged(frame: pd.DataFrame, *, log: bool = False) -> pd.DataFrame:
     )
 
 
+def _above_zero(curves: pd.DataFrame, data: pd.DataFrame) -> pd.Series[float]:
+    """The bands' lower edges, no lower than the lowest run: a logarithmic axis has no place for 0."""
+    lowest = data.groupby(["label", "step"], observed=True)["value"].min()
+    lowest.index = lowest.index.set_levels(lowest.index.levels[0].astype(str), level=0)
+    of_curves = lowest.reindex(pd.MultiIndex.from_frame(curves[["label", "step"]])).to_numpy()
+    return curves["low"].clip(lower=pd.Series(of_curves, curves.index))
+
+
+def _fitting_scale(values: pd.Series[float]) -> Scale:
+    """Logarithmic where nothing is negative, next to nothing 0, and the rest spans more than a factor of 20."""
+    positive = values[values > 0]
+    if (values < 0).any() or len(positive) < 0.9 * len(values):
+        return "linear"
+    return "log" if positive.max() > 20 * positive.min() else "linear"
+
+
 def _range_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """Least, median and greatest value of all runs at each step."""
+    """The middle half of all runs at each step: quartiles and median."""
     positive = frame.assign(value=frame["value"].where(frame["value"] > 0))
-    result = positive.groupby("step")["value"].agg(["median", "min", "max", "count"]).reset_index()
-    result.columns = ["step", "value", "low", "high", "runs"]  # type: ignore[assignment]
-    return result.assign(label=GRADIENTS)
+    values = positive.groupby("step")["value"]
+    quartiles = {name: values.quantile(q) for name, q in (("value", 0.5), ("low", 0.25), ("high", 0.75))}
+    return pd.DataFrame({**quartiles, "runs": values.count()}).reset_index().assign(label=GRADIENTS)
 
 
 def _logged(values: pd.Series[float], log: bool) -> pd.Series[float]:
@@ -191,23 +216,14 @@ def _focus(axes: Axes, part: pd.DataFrame) -> None:
 
 
 def _finish(axes: Axes, panel: Panel) -> None:
-    axes.set_title(wrapped(panel.title or panel.name))
+    title = wrapped(panel.title or panel.name)
     axes.set_ylabel(panel.ylabel)
     step_axis(axes)
     if panel.line is not None:
         level, name = panel.line
         axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 2)), zorder=1.5)
-        axes.annotate(
-            f"{name} {number(level)}".strip(),
-            (1, level),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, 2),
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-            color=MUTED,
-            bbox={"facecolor": SURFACE, "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
-        )
+        title += f"\n– – {name}: {number(level)}"
+    axes.set_title(title)
     if panel.scale == "log":
         axes.set_yscale("log")
         log_axis(axes, "y")

@@ -25,13 +25,24 @@ class Provenance:
     tuned_over: str
 
 
-RUN_COLUMNS = ("seed", "recorded (UTC)", "status", "steps", "size", "training waited", "recorder's share of time", "folder")
+RUN_COLUMNS = (
+    "seed",
+    "recorded (UTC)",
+    "status",
+    "steps",
+    "size",
+    "training waited",
+    "recorder's share of time",
+    "folder",
+)
 
 
 def describe(label: str, runs: Sequence[Run]) -> Provenance:
     """The provenance of a label's runs."""
     facts = tuple((name, values) for name, get in _FACTS.items() if (values := _distinct(get(run) for run in runs)))
-    tuning = next((run.metadata["tuning"] for run in runs if isinstance(run.metadata.get("tuning"), Mapping)), {})
+    tuning: Mapping[str, Any] = next(
+        (run.metadata["tuning"] for run in runs if isinstance(run.metadata.get("tuning"), Mapping)), {}
+    )
     table = tuple(
         (number(float(row["lr"])), number(float(row["mean"]), 4), row["lr"] == tuning.get("best"))
         for row in tuning.get("table", ())
@@ -44,7 +55,9 @@ def hyperparameters(run: Run) -> str:
     """The optimizer's options, those that are off left out; of every parameter group where there are several."""
     described = run.metadata.get("optimizer", {})
     groups = [described["options"]] if described.get("options") else list(described.get("groups", ()))
-    texts = [", ".join(f"{name} {_value(value)}" for name, value in group.items() if _is_on(value)) for group in groups]
+    texts = [
+        ", ".join(f"{name} {_value(value)}" for name, value in group.items() if _is_on(name, value)) for group in groups
+    ]
     distinct = list(dict.fromkeys(texts))
     if len(distinct) == 1:
         return distinct[0]
@@ -52,10 +65,11 @@ def hyperparameters(run: Run) -> str:
 
 
 def seeds(runs: Sequence[Run]) -> str:
-    """``0, 1, 2``, or how many runs have no seed noted."""
+    """``seeds 0, 1, 2``, or ``3 runs`` where they were not noted."""
     known = [str(run.seed) for run in runs if run.seed is not None]
-    unknown = len(runs) - len(known)
-    return ", ".join([*known, *([f"{unknown} not noted"] if unknown else [])])
+    if len(known) < len(runs):
+        return several(len(runs), "run")
+    return f"seed{'s' * (len(known) > 1)} {', '.join(known)}"
 
 
 def _row(run: Run) -> tuple[str, ...]:
@@ -77,7 +91,9 @@ def recorder_share(run: Run) -> float | None:
     """The part of the time between the first and the last step that went into recording; None where it is not known."""
     if run.n_steps < 2 or len(run.metadata["sessions"]) != 1:
         return None
-    row = run.query("SELECT sum(record_seconds) AS spent, max(wall_time) - min(wall_time) AS passed FROM scalars").iloc[0]
+    row = run.query("SELECT sum(record_seconds) AS spent, max(wall_time) - min(wall_time) AS passed FROM scalars").iloc[
+        0
+    ]
     return float(row["spent"] / row["passed"]) if row["passed"] and row["passed"] > 0 else None
 
 
@@ -95,7 +111,9 @@ _FACTS: dict[str, Callable[[Run], str]] = {
     "problem": lambda run: run.problem,
     "data": lambda run: str(run.metadata.get("problem", {}).get("data", "")),
     "parameters": lambda run: f"{run.n_values:,} values in {several(len(run.shapes), 'tensor')}",
-    "recorded": lambda run: f"{' + '.join(run.columns) or 'scalars only'}, {run.metadata.get('schedule', 'unknown schedule')}",
+    "recorded": lambda run: (
+        f"{' + '.join(run.columns) or 'scalars only'}, {run.metadata.get('schedule', 'unknown schedule')}"
+    ),
     "command": lambda run: str(run.metadata.get("command", "")),
     "commit": lambda run: str(run.metadata.get("environment", {}).get("git_commit") or ""),
     "versions": _environment("python", "torch", "trajectory_tools"),
@@ -114,5 +132,5 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _is_on(value: Any) -> bool:
-    return value is not None and value is not False
+def _is_on(name: str, value: Any) -> bool:
+    return value is not None and value is not False and (value != 0 or name == "lr")

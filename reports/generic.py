@@ -20,10 +20,15 @@ def quantities(frame: pd.DataFrame) -> Figure:
     if not {"step", "value"} <= set(frame.columns):
         raise MissingData(f"no figure is known for a frame with the columns {', '.join(frame.columns)}")
     keys = [
-        name for name in frame.columns
+        name
+        for name in frame.columns
         if isinstance(frame[name].dtype, pd.CategoricalDtype) and name not in ("run", "label", "seed")
     ]
-    parts = [(" ".join(map(str, key)), part) for key, part in frame.groupby(keys, observed=True, sort=False)] if keys else [("value", frame)]
+    parts = (
+        [(" ".join(map(str, key)), part) for key, part in frame.groupby(keys, observed=True, sort=False)]
+        if keys
+        else [("value", frame)]
+    )
     curves = make_curves(Panel(name, part, "value", "auto") for name, part in parts[:MAX_PANELS])
     left_out = (f"The first {MAX_PANELS} of {len(parts)} quantities are shown.",) if len(parts) > MAX_PANELS else ()
     return Figure(

@@ -14,7 +14,7 @@ from trajectory_tools.metrics.histogram import WHOLE
 from trajectory_tools.reports.axes import add_legend, grid_of_axes
 from trajectory_tools.reports.figure import Figure, FigureMaker, rounded
 from trajectory_tools.reports.style import GRID, RunStyle
-from trajectory_tools.reports.words import number, one_line, power_of_ten, several
+from trajectory_tools.reports.words import listed, number, one_line, power_of_ten, several
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -27,7 +27,7 @@ MAX_LAYERS = 6
 MAX_STEPS = 6
 BINS_PER_DECADE = 5
 COVERED = 0.995
-"""Of every label's nonzero elements, this many at least lie on the axis, if it need not span more than twelve decades for them."""
+"""At least this part of every label's nonzero elements lies on the axis, if ``MAX_DECADES`` are enough for that."""
 
 MAX_DECADES = 12
 
@@ -85,7 +85,8 @@ def _over_steps(frame: pd.DataFrame, kind: str) -> Figure:
         kind,
         [f"step {step}" for step in steps],
         title=f"Sizes of the {NOUN[kind]}",
-        shows=f"The distribution of |{SYMBOL[kind]}| over all elements of the network, at the steps that all runs share.",
+        shows=f"The distribution of |{SYMBOL[kind]}| over all elements of the network, at the steps that all runs"
+        " share.",
     )
 
 
@@ -105,8 +106,10 @@ def _figure(rows: pd.DataFrame, kind: str, panels: Sequence[str], *, title: str,
     return Figure(
         title=title,
         shows=shows,
-        how_to_read="The height is the part of all elements that falls into a bin, on a logarithmic axis: a tail to the right"
-        " that falls slowly is a heavy tail, a single spike an optimizer that moves every element by the same amount. The bars"
+        how_to_read="The height is the part of all elements that falls into a bin, on a logarithmic axis: a tail to"
+        " the right"
+        " that falls slowly is a heavy tail, a single spike an optimizer that moves every element by the same"
+        " amount. The bars"
         " at the left edge are the elements that are exactly 0. Lines are means over the runs of a label.",
         formula=f"elements with low ≤ |{symbol}ᵢ| < high / all elements; {BINS_PER_DECADE} bins a decade",
         data=rounded(table),
@@ -117,7 +120,7 @@ def _figure(rows: pd.DataFrame, kind: str, panels: Sequence[str], *, title: str,
 
 
 def _shares(counts: pd.DataFrame) -> pd.DataFrame:
-    """panel, label, low, high, share: the mean over the runs of each bin's part of the elements, bins joined in pairs."""
+    """panel, label, low, high, share: a bin's part of the elements, bins joined in pairs, mean over the runs."""
     finite = counts[counts["high"].notna()]
     exponent = np.floor(np.log10(finite["low"].where(finite["low"] > 0)) * BINS_PER_DECADE + 1e-6)
     low = 10.0 ** (exponent / BINS_PER_DECADE)
@@ -150,17 +153,17 @@ def _cut(table: pd.DataFrame) -> tuple[pd.DataFrame, float]:
 
 
 def _finding(table: pd.DataFrame, symbol: str, where: str) -> str:
-    parts = []
+    parts = {}
     for label, one in table.groupby("label", sort=False):
         nonzero = one[one["high"] > 0]
         zero = float(one["share"][one["high"] == 0].sum())
-        text = f"{label} no element but zeros"
+        text = "zeros only"
         if len(nonzero):
             half = nonzero["share"].cumsum().searchsorted(nonzero["share"].sum() / 2)
             middle = nonzero.iloc[int(half)]
-            text = f"{label} about {number(float(np.sqrt(middle['low'] * middle['high'])), 2)}"
-        parts.append(text + (f" ({number(100 * zero, 2)} % exactly 0)" if zero else ""))
-    return f"At {where} the median nonzero |{symbol}| is: {', '.join(parts)}." if parts else ""
+            text = f"about {number(float(np.sqrt(middle['low'] * middle['high'])), 2)}"
+        parts[label] = text + (f" ({number(100 * zero, 2)} % exactly 0)" if zero else "")
+    return f"Median nonzero |{symbol}| at {where}: {listed(parts)}." if parts else ""
 
 
 def _paint(panels: Sequence[str], symbol: str, canvas: Canvas, data: pd.DataFrame, style: RunStyle) -> None:
@@ -169,7 +172,10 @@ def _paint(panels: Sequence[str], symbol: str, canvas: Canvas, data: pd.DataFram
     labels = [label for label in style.labels if (data["label"] == label).any()]
     nonzero = data[data["high"] > 0]
     first, last = (
-        (np.floor(np.log10(nonzero["low"].min())), np.ceil(np.log10(nonzero["high"].where(nonzero["high"] < np.inf).max())))
+        (
+            np.floor(np.log10(nonzero["low"].min())),
+            np.ceil(np.log10(nonzero["high"].where(nonzero["high"] < np.inf).max())),
+        )
         if len(nonzero)
         else (-1.0, 0.0)
     )
@@ -203,9 +209,7 @@ def _paint(panels: Sequence[str], symbol: str, canvas: Canvas, data: pd.DataFram
         axes.minorticks_off()
         axes.set_xlim(zero_at - lane * len(labels) / 2 - lane / 2, last + 0.1)
         axes.xaxis.set_major_locator(FixedLocator([zero_at, *ticks]))
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda x, _: power_of_ten(10.0**x) if x >= first - 0.01 else "0")
-        )
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: power_of_ten(10.0**x) if x >= first - 0.01 else "0"))
     for axes in grid[::3]:
         axes.set_ylabel("part of the elements")
     for axes in grid[-3:]:

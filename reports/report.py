@@ -84,7 +84,7 @@ def write_report(
             )
         style = RunStyle.of(opened)
         parts = list(_problems(opened, style, metrics, saved))
-        write(_page(opened, parts, style, title, now or datetime.now(UTC), command or _command()))
+        write(_page(opened, parts, style, title=title, now=now or datetime.now(UTC), command=command or _command()))
     return target
 
 
@@ -120,7 +120,13 @@ def _problems(
 
 
 def _page(
-    runs: Sequence[Run], parts: Sequence[ProblemPart], style: RunStyle, title: str | None, now: datetime, command: str
+    runs: Sequence[Run],
+    parts: Sequence[ProblemPart],
+    style: RunStyle,
+    *,
+    title: str | None,
+    now: datetime,
+    command: str,
 ) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -148,10 +154,10 @@ def _page(
 
 def _variables() -> str:
     """The colours as CSS variables, for light and for dark."""
-    light, dark = (
-        "".join(f"{variable}:{colors[i]};" for variable, *colors in THEME.values()) for i in (0, 1)
+    light, dark = ("".join(f"{variable}:{colors[i]};" for variable, *colors in THEME.values()) for i in (0, 1))
+    return (
+        f":root{{color-scheme:light dark;{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
     )
-    return f":root{{color-scheme:light dark;{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
 
 
 def _csv_link(drawn: Drawn) -> str:

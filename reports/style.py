@@ -38,7 +38,7 @@ THEME: dict[str, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class RunStyle:
-    """The labels of a report in their order; the first eight differ in colour, all of the first 32 in colour or dashes."""
+    """The labels of a report in their order; the first 8 differ in colour, the first 32 in colour or dashes."""
 
     labels: tuple[str, ...]
 

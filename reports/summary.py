@@ -39,10 +39,9 @@ def summarize(by_label: Mapping[str, Sequence[Run]], analyses: Mapping[str, Anal
     columns = (
         ("label", ""),
         ("optimizer", ""),
-        ("seeds", ""),
-        ("steps", ""),
-        ("final loss", f"mean of the last {FINAL_STEPS} steps, ± over seeds"),
-        *((f"share in {one_line(str(group), 40)}", f"chance {number(chance[group])}") for group in groups),
+        ("runs", ""),
+        ("final loss", f"last {FINAL_STEPS} steps"),
+        *((f"share along {one_line(str(group), 44)}", f"chance {number(chance[group])}") for group in groups),
         ("path length", "Σ‖u‖"),
         ("displacement", "‖θ_end − θ_first‖"),
     )
@@ -51,11 +50,13 @@ def summarize(by_label: Mapping[str, Sequence[Run]], analyses: Mapping[str, Anal
         steps = sorted({run.n_steps for run in runs})
         cells = [
             "; ".join(dict.fromkeys(f"{run.optimizer}: {hyperparameters(run)}" for run in runs)),
-            seeds(runs),
-            f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,}–{steps[-1]:,}",
+            f"{steps[0]:,}" + (f"–{steps[-1]:,}" if len(steps) > 1 else "") + f" steps, {seeds(runs)}",
             plus_minus(_values(losses, label)),
             *(_share(shares, group, label) for group in groups),
-            *(plus_minus(_values(None if distances is None else distances[q], label)) for q in ("path_length", "displacement")),
+            *(
+                plus_minus(_values(None if distances is None else distances[q], label))
+                for q in ("path_length", "displacement")
+            ),
         ]
         rows.append((label, tuple(cells)))
     return Summary(columns, tuple(rows))
@@ -73,4 +74,4 @@ def _share(shares: pd.DataFrame | None, group: str, label: str) -> str:
     value, chance = shares.loc[(group, label)]
     if value < KEPT * chance:
         return f"{number(value, 2)} (rounding)"
-    return f"{number(value, 2)} ({number(value / chance, 2)} × chance)"
+    return f"{number(value, 2)} ({number(value / chance, 2)}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}chance)"

@@ -18,7 +18,7 @@ __all__ = ["draw", "standalone", "themed"]
 SVG = "{http://www.w3.org/2000/svg}"
 HREF = "{http://www.w3.org/1999/xlink}href"
 
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": MUTED,
     "axes.facecolor": "none",
@@ -62,7 +62,7 @@ def draw(figure: Figure, style: RunStyle, key: str) -> str:
     from matplotlib.figure import Figure as Canvas
 
     buffer = BytesIO()
-    with mpl.rc_context({**sns.axes_style("ticks"), **_SETTINGS}), warnings.catch_warnings():
+    with mpl.rc_context(sns.axes_style("ticks") | _SETTINGS), warnings.catch_warnings():
         # Text is written as text: a letter that matplotlib's own font lacks, the reader's has.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         canvas = Canvas(layout="constrained")
@@ -183,5 +183,11 @@ def _joined(step: Any, decimals: int) -> str:
 
 def _plain(tenths: int, decimals: int) -> str:
     text = f"{tenths / 10**decimals:.{decimals}f}".rstrip("0").rstrip(".")
-    text = text.replace("-0.", "-.") if text.startswith("-0.") else text.removeprefix("0") if text.startswith("0.") else text
+    text = (
+        text.replace("-0.", "-.")
+        if text.startswith("-0.")
+        else text.removeprefix("0")
+        if text.startswith("0.")
+        else text
+    )
     return text or "0"

@@ -14,7 +14,7 @@ from trajectory_tools.reports.axes import add_legend, grid_of_axes, log_axis
 from trajectory_tools.reports.curves import Panel, make_curves
 from trajectory_tools.reports.figure import Figure, FigureMaker, rounded
 from trajectory_tools.reports.style import RunStyle
-from trajectory_tools.reports.words import number, wrapped
+from trajectory_tools.reports.words import listed, number, one_line, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,17 +24,18 @@ __all__ = ["ABOUT", "FIGURES", "medians_against_chance"]
 
 ABOUT = (
     "Some changes of the parameters leave the loss as it is; a gradient has no part along them, so plain SGD does not"
-    " move along them but for rounding. What an optimizer makes of the gradient (momentum, a division, a sign) may have."
+    " move along them but for rounding. What an optimizer makes of the gradient (momentum, a division, a sign) may"
+    " have."
 )
 GENERATORS = (
     "ξⱼ is the direction of the symmetry for unit j: (w_in[j], b[j], −w_out[:,j]) for rescale, (w[j], b[j]) for scale,"
-    " ones in column j for translation; v = g_t for gradients and v = −u_t for updates."
+    " ones in column j for translation; v = gₜ for gradients and v = −uₜ for updates."
 )
 MAX_GROUPS = 6
 UNIT_STEPS = 4
 
 KEPT = 1e-4
-"""A share below this part of chance is called rounding: float32 leaves 1e-15 to 1e-11, batch normalization's ε 1e-10."""
+"""A share below this part of chance is called rounding: float32 leaves up to 1e-11, batch normalization's ε 1e-10."""
 
 
 def signed_sum(frame: pd.DataFrame) -> Figure:
@@ -50,12 +51,14 @@ def signed_sum(frame: pd.DataFrame) -> Figure:
         )
         for group, name in shown_groups(frame).items()
     )
-    medians = frame[_is(frame, "update", "deviation")].groupby(["group", "label"], observed=True, sort=False)["value"].median()
+    medians = frame[_is(frame, "update", "deviation")].groupby(["group", "label"], observed=True)["value"].median()
     return Figure(
         title="Signed sum of the symmetry's constraint",
-        shows="How far the updates violate what the symmetry prescribes for gradients, summed with sign over the units.",
-        how_to_read="Gradients (grey: least to greatest of all runs) lie at the level of rounding, and so does an optimizer"
-        " that keeps the symmetry. Units can cancel each other and the number grows with the size of the updates, so compare"
+        shows="How far the updates violate what the symmetry prescribes for gradients, summed with sign over the"
+        " units.",
+        how_to_read="Gradients lie at the level of rounding (grey), and so does an optimizer"
+        " that keeps the symmetry. Units can cancel each other and the number grows with the size of the updates,"
+        " so compare"
         " levels by orders of magnitude here, and shares in the next figure.",
         formula=f"|Σⱼ ⟨v, ξⱼ⟩|. {GENERATORS} (Kunin et al. 2021; as in Sobotka et al. 2023)",
         data=curves.data,
@@ -84,14 +87,16 @@ def share(frame: pd.DataFrame) -> Figure:
     return Figure(
         title="Share of the update along the symmetry, against chance",
         shows="Which part of the squared update lies along the symmetry's directions, where a gradient has nothing.",
-        how_to_read="1 would be an update that does nothing else. The dashed line is what a random direction has in the mean:"
+        how_to_read="1 would be an update that does nothing else. The dashed line is what a random direction has in"
+        " the mean:"
         " above it the optimizer seeks the symmetry's directions out, below it avoids them, and at the level of"
-        " the gradients (grey: least to greatest of all runs) it keeps the symmetry. Rounding weighs more as updates get small"
+        " the gradients (grey) it keeps the symmetry. Rounding weighs more as updates get small"
         " beside the weights, so that level may rise with time.",
-        formula=f"Σⱼ ⟨v, ξⱼ⟩² / ‖ξⱼ‖² / ‖v‖² over the group's own parameters; chance = number of ξⱼ / number of parameters. {GENERATORS}",
+        formula=f"Σⱼ ⟨v, ξⱼ⟩² / ‖ξⱼ‖² / ‖v‖² over the group's own parameters; chance = number of ξⱼ / number of"
+        f" parameters. {GENERATORS}",
         data=curves.data,
         paint=curves.paint,
-        finding=_sentence(medians, lambda value, group: against_chance(value, chance[group]), "Median over the steps"),
+        finding=_verdict(medians, chance),
         notes=(*curves.notes, *_left_out(frame)),
     )
 
@@ -103,25 +108,29 @@ def drift(frame: pd.DataFrame) -> Figure:
         Panel(
             name,
             changes[changes["group"] == group],
-            "Q(θ_t+1) − Q(θ_first)",
+            "Q(θₜ₊₁) − Q(θ_first)",
             "symlog",
             title=title_of(group, name),
         )
         for group, name in shown_groups(frame).items()
     )
     last = changes[changes["step"] == changes.groupby("run", observed=True)["step"].transform("max")]
-    ends = last.groupby(["group", "label"], observed=True, sort=False)["value"].mean()
+    ends = last.groupby(["group", "label"], observed=True)["value"].mean()
     return Figure(
         title="Drift of the conserved quantity",
         shows="How far the quantity that gradient flow would conserve has moved since the first recorded step.",
-        how_to_read="Under gradient flow every curve would stay at 0. SGD's finite steps move Q only by the difference of the"
+        how_to_read="Under gradient flow every curve would stay at 0. SGD's finite steps move Q only by the"
+        " difference of the"
         " squared update's two halves (nothing for translation); what moves further breaks the symmetry. Where the"
         " curves differ by more than a hundredfold, the axis is logarithmic on both sides of 0 and linear around it.",
-        formula="Q = ‖A‖² − ‖B‖² for rescale (A the incoming, B the outgoing parameters), ‖A‖² for scale, Σ A for translation;"
+        formula="Q = ‖A‖² − ‖B‖² for rescale (A the incoming, B the outgoing parameters), ‖A‖² for scale, Σ A for"
+        " translation;"
         " ΔQ = 2(⟨A, u_A⟩ − ⟨B, u_B⟩) + (‖u_A‖² − ‖u_B‖²), exact for any optimizer",
         data=curves.data,
         paint=curves.paint,
-        finding=_sentence(ends, lambda value, _: ("+" if value > 0 else "") + number(value, 2), "Mean change of Q by the last step"),
+        finding=_sentence(
+            ends, lambda value, _: ("+" if value > 0 else "") + number(value, 2), "Mean change of Q by the last step"
+        ),
         notes=(*curves.notes, *_left_out(frame)),
     )
 
@@ -129,7 +138,7 @@ def drift(frame: pd.DataFrame) -> Figure:
 def units(frame: pd.DataFrame) -> Figure:
     """⟨u, ξ_j⟩ of each single unit of one run of each label."""
     rows = frame[_is(frame, "update", "unit")]
-    first_runs = frame.groupby("label", observed=True, sort=False)["run"].first()
+    first_runs = frame.groupby("label", observed=True)["run"].first()
     rows = rows[rows["run"].isin(first_runs)]
     steps = _spread(np.unique(rows["step"]))
     groups = shown_groups(frame)
@@ -137,7 +146,9 @@ def units(frame: pd.DataFrame) -> Figure:
     if rows.empty:
         raise MissingData("no finite numbers of single units were recorded")
     data = rows[["group", "label", "step", "unit", "value"]].astype({"group": str, "label": str})
-    medians = data[data["step"] == steps[-1]].groupby(["group", "label"], sort=False)["value"].agg(lambda v: v.abs().median())
+    medians = (
+        data[data["step"] == steps[-1]].groupby(["group", "label"], sort=False)["value"].agg(lambda v: v.abs().median())
+    )
     data = data.rename(columns={"group": "panel"}).assign(panel=data["group"].map(groups), value=data["value"].abs())
     zeros = int((data["value"] == 0).sum())
     seeds = frame.drop_duplicates("run").set_index("run")["seed"].astype(str)[list(first_runs)].unique()
@@ -145,9 +156,10 @@ def units(frame: pd.DataFrame) -> Figure:
     return Figure(
         title="The constraint unit by unit",
         shows=f"How far each single unit's constraint is violated by the update at some steps ({runs} of each label).",
-        how_to_read="Each dot is one unit, from left to right in their order. Nothing cancels here: where all of an optimizer's"
+        how_to_read="Each dot is one unit, from left to right in their order. Nothing cancels here: where all of an"
+        " optimizer's"
         " dots lie low, every unit keeps its symmetry.",
-        formula=f"|⟨u_t, ξⱼ⟩|. {GENERATORS}",
+        formula=f"|⟨uₜ, ξⱼ⟩|. {GENERATORS}",
         data=rounded(data),
         paint=partial(_paint_units, groups),
         finding=_sentence(medians, lambda value, _: number(value, 2), f"Median over the units at step {steps[-1]:,}"),
@@ -198,15 +210,8 @@ def chances(frame: pd.DataFrame) -> dict[str, float]:
 def medians_against_chance(frame: pd.DataFrame) -> pd.DataFrame:
     """(group, label) → the median over steps and runs of the updates' share, and chance."""
     rows = frame[_is(frame, "update", "share")]
-    table = rows.groupby(["group", "label"], observed=True, sort=False)["value"].median().rename("share").to_frame()
+    table = rows.groupby(["group", "label"], observed=True)["value"].median().rename("share").to_frame()
     return table.assign(chance=table.index.get_level_values("group").map(chances(frame)).astype(float))
-
-
-def against_chance(value: float, chance: float) -> str:
-    """A share in words."""
-    if value < KEPT * chance:
-        return f"{number(value, 2)} (kept, to rounding)"
-    return f"{number(value, 2)} ({number(value / chance, 2)} × chance)"
 
 
 def _sentence(values: pd.Series[float], said: Callable[[float, str], str], what: str) -> str:
@@ -215,8 +220,28 @@ def _sentence(values: pd.Series[float], said: Callable[[float, str], str], what:
     if values.empty:
         return ""
     group = str(values.index[0][0])
-    parts = [f"{label} {said(float(value), group)}" for label, value in values.xs(group, level=0).items()]
-    return f"{what} in {group}: {', '.join(parts)}."
+    of_group = values.xs(group, level=0)
+    return f"{what} in {group}: {listed({label: said(float(value), group) for label, value in of_group.items()})}."
+
+
+def _verdict(shares: pd.Series[float], chance: Mapping[str, float]) -> str:
+    """Who keeps the first group's symmetry and who breaks it."""
+    shares = shares.dropna()
+    if shares.empty:
+        return ""
+    group = str(shares.index[0][0])
+    level = chance[group]
+    of_group = shares.xs(group, level=0)
+    kept, broken = [], []
+    for label, value in of_group.items():
+        if value < KEPT * level:
+            kept.append(f"{one_line(label, 40)} ({number(value, 2)})")
+        else:
+            broken.append(f"{one_line(label, 40)} ({number(value, 2)}, {number(value / level, 2)} × chance)")
+    said = [f"{verb} by {', '.join(who)}" for verb, who in (("kept but for rounding", kept), ("broken", broken)) if who]
+    return (
+        f"The symmetry {group} is {', and '.join(said)}: median shares of the update, where chance is {number(level)}."
+    )
 
 
 def _is(frame: pd.DataFrame, kind: str, quantity: str) -> pd.Series[bool]:
@@ -267,8 +292,8 @@ def _paint_units(groups: Mapping[str, str], canvas: Canvas, data: pd.DataFrame, 
             color, zero = style.color(label), dots["value"] == 0
             _dots(axes, x[~zero], dots["value"][~zero], color)
             if zero.any():
-                at_edge = {"transform": axes.get_xaxis_transform(), "markersize": 4}
-                axes.plot(x[zero], dots["value"][zero], "|", color=color, **at_edge)
+                edge = axes.get_xaxis_transform()
+                axes.plot(x[zero], dots["value"][zero], "|", color=color, markersize=4, transform=edge)
         axes.set_title(wrapped(title_of(group, name)))
         axes.set_ylabel("|⟨u, ξⱼ⟩| of one unit")
         axes.set_xlabel("step")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
-__all__ = ["number", "one_line", "plus_minus", "power_of_ten", "several", "wrapped"]
+__all__ = ["listed", "number", "one_line", "plus_minus", "power_of_ten", "several", "wrapped"]
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -50,9 +51,9 @@ def plus_minus(values: Iterable[float]) -> str:
         return ", ".join(dict.fromkeys(number(value) for value in found))
     mean, deviation = float(found.mean()), float(found.std(ddof=1))
     if deviation == 0:
-        return f"{number(mean)} ± 0"
+        return f"{number(mean)}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0"
     digits = 2 + max(0, math.floor(math.log10(abs(mean))) - math.floor(math.log10(deviation))) if mean else 2
-    return f"{number(mean, min(digits, 5))} ± {number(deviation, 2)}"
+    return f"{number(mean, min(digits, 5))}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{number(deviation, 2)}"
 
 
 def one_line(text: str, limit: int = 60) -> str:
@@ -66,6 +67,11 @@ def wrapped(text: str, width: int = 36) -> str:
     return "\n".join(textwrap.wrap(one_line(text, 3 * width), width, break_on_hyphens=False))
 
 
+def listed(said: Mapping[Any, str]) -> str:
+    """``Adam: 0.2; Lion: 0.3``, the names fit for a sentence."""
+    return "; ".join(f"{one_line(name, 40)}: {text}" for name, text in said.items())
+
+
 def several(count: int, noun: str, plural: str | None = None) -> str:
     """``1 run``, ``3 runs``."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
@@ -77,4 +83,3 @@ def _trimmed(text: str) -> str:
 
 def _raised(exponent: int) -> str:
     return str(exponent).translate(_SUPERSCRIPTS)
-

@@ -298,12 +298,10 @@ with Recorder(sys.argv[1], model, optimizer) as recorder:
 
 PROGRAMS = {
     "end": SCRIPT,
-    "exit": SCRIPT + "sys.exit(0)",
     "error": SCRIPT + "raise ValueError('x')",
     "interrupt": SCRIPT + "raise KeyboardInterrupt",
     "fork-close": FORK.replace("{ending}", "recorder.close(); os._exit(0)"),
     "fork-exit": FORK.replace("{ending}", "sys.exit(0)"),
-    "fork-del": FORK.replace("{ending}", "del recorder; sys.exit(0)"),
     "workers": WORKERS,
 }
 
@@ -344,7 +342,7 @@ def programs(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "code", "status"),
-    [("end", 0, "finished"), ("exit", 0, "finished"), ("error", 1, "failed"), ("interrupt", None, "interrupted")],
+    [("end", 0, "finished"), ("error", 1, "failed"), ("interrupt", None, "interrupted")],
 )
 def test_a_forgotten_close_is_made_up_for_at_exit(programs, name, code, status):
     folder, codes, complaints = programs
@@ -355,7 +353,7 @@ def test_a_forgotten_close_is_made_up_for_at_exit(programs, name, code, status):
     assert run.status == status
 
 
-@pytest.mark.parametrize("name", ["fork-close", "fork-exit", "fork-del"])
+@pytest.mark.parametrize("name", ["fork-close", "fork-exit"])
 def test_a_forked_child_writes_nothing_and_frees_nothing(programs, name):
     folder, codes, complaints = programs
     assert codes[name] == 0, complaints

@@ -171,12 +171,13 @@ def test_odd_parameters(tmp_path):
     assert scalars["lr_group2"].isna().tolist() == [True, True, False, False]
 
 
-def test_all_gradients_missing(tmp_path):
-    model = network()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_all_gradients_missing(tmp_path, dtype):
+    model = network(dtype=dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with Recorder(tmp_path / "run", model, optimizer):
+    with Recorder(tmp_path / "run", model, optimizer, queue_bytes=1):  # each step a row group of its own
         optimizer.step()
-        backward(model, next(batches(1)))
+        backward(model, next(batches(1, dtype=dtype)))
         optimizer.step()
     grads = open_run(tmp_path / "run").array("grad", "0.weight")
     assert np.isnan(grads[0]).all()

@@ -184,7 +184,7 @@ except RecordingFailed as error:
 """
 
 
-@pytest.mark.parametrize("limit", [0, 2, 3000])
+@pytest.mark.parametrize("limit", [0, 3000])
 def test_a_file_that_may_not_grow(tmp_path, limit):
     """Also where not even a part's first bytes can be written."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
@@ -244,7 +244,7 @@ def test_a_failure_while_committing(tmp_path, monkeypatch, failing):
     assert "Input/output" in run.metadata["sessions"][1]["error"]
     kept = 6 if failing == "append_to_manifest" else 3
     assert run.steps.tolist() == list(range(kept))
-    assert run.logged_steps.tolist() == list(range(3))
+    assert run.logged_steps.tolist() == list(range(kept))
     assert not list(tmp_path.glob("*/.*.tmp"))
 
 

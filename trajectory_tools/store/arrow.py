@@ -27,6 +27,7 @@ def list_array(
     """Lists of these lengths, cut from ``values``; ``null`` masks those that are missing (of length 0)."""
     bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     buffers = [_validity(null), pa.py_buffer(bounds)]
+    values = np.asarray(values, list_type.value_type.to_pandas_dtype())  # a child of another type aborts the process
     return pa.Array.from_buffers(list_type, len(lengths), buffers, children=[number_array(values)])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,6 +32,7 @@ class PartWriter:
         self._max_bytes = max_bytes
         self._id = PartId(session, rank, 0)
         self._schema: pa.Schema | None = None
+        self._committing: HashedFile | None = None
         self._born = 0.0
         self._rows = self._first_step = self._last_step = 0
 
@@ -60,34 +62,47 @@ class PartWriter:
         return self._schema is not None and self._file.size >= self._max_bytes
 
     def commit(self) -> None:
-        """Close, sync, move to the final name, sync the folder, append to the manifest. Nothing open: does nothing."""
+        """Complete the open part; a thread commits it while the next one is written. Nothing open: does nothing.
+
+        Committing is: sync, move to the final name, sync the folder, append to the manifest. Parts are committed in
+        order; an error of the one before is raised here, or by ``settle``.
+        """
         if self._schema is None:
             return
         assert self._writer is not None
         which = {"sequence": self._id.sequence, "first_step": self._first_step, "last_step": self._last_step}
         self._writer.add_key_value_metadata({IDENTITY_KEY: json.dumps(self._identity | which)})
         self._writer.close()
-        digest = self._file.finish()
-        crc = footer_crc32(self._temporary)
+        self.settle()
         final = self._folder / self._table / self._id.file_name
-        move_without_replacing(self._temporary, final)
-        span = (self._first_step, self._last_step)
-        part = Part(f"{self._table}/{final.name}", self._file.size, digest, self._rows, *span, footer_crc32=crc)
-        append_to_manifest(self._folder, part)
+        span = (self._rows, self._first_step, self._last_step)
+        self._file.finish(partial(self._publish, self._temporary, final, self._file.size, span))
+        self._committing = self._file
         self._id = PartId(self._id.session, self._id.rank, self._id.sequence + 1)
         self._schema = None
 
+    def settle(self) -> None:
+        """Return once every part given to ``commit`` is committed."""
+        committing, self._committing = self._committing, None
+        if committing is not None:
+            committing.wait()
+
     def drop(self) -> None:
-        """Give up the open part: after a failed write it can be closed, but not read."""
-        if self._schema is None:
-            return
-        self._schema = None
-        if self._writer is not None:
-            with contextlib.suppress(OSError, pa.ArrowException):
-                self._writer.close()
-        self._file.abandon()
-        with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+        """Give up the open part: after a failed write it can be closed, but not read. Nothing open: does nothing."""
+        if self._schema is not None:
+            self._schema = None
+            if self._writer is not None:
+                with contextlib.suppress(OSError, pa.ArrowException):
+                    self._writer.close()
+            self._file.abandon()
+        with contextlib.suppress(Exception):  # the error that led here is the one to be told
+            self.settle()
+
+    def _publish(self, temporary: Path, final: Path, size: int, span: tuple[int, int, int], sha256: str) -> None:
+        crc = footer_crc32(temporary)
+        move_without_replacing(temporary, final)
+        part = Part(f"{self._table}/{final.name}", size, sha256, *span, footer_crc32=crc)
+        append_to_manifest(self._folder, part)
 
     def _open(self, schema: pa.Schema) -> None:
         self._temporary = self._folder / self._table / f".{self._id.file_name}.tmp"

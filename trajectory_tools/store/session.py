@@ -22,7 +22,7 @@ from trajectory_tools.store.lock import lock_run
 from trajectory_tools.store.metadata import RUN_FILE, merged_params, read_metadata
 from trajectory_tools.store.parts import MANIFEST, committed_parts, first_line, repair_manifest
 from trajectory_tools.store.schema import FORMAT_NAME, FORMAT_VERSION, TABLES
-from trajectory_tools.store.writer import RunWriter
+from trajectory_tools.store.writer import RunWriter, WriterOptions
 
 __all__ = ["ANALYSIS", "IfExists", "Session"]
 
@@ -48,6 +48,7 @@ class Session:
         rank: int = 0,
         **writer_options: Any,
     ) -> None:
+        options = WriterOptions(**writer_options)
         if if_exists not in ("error", "resume", "replace"):
             raise BadArgument(f"if_exists is 'error', 'resume' or 'replace', found {if_exists!r}")
         self.folder = folder
@@ -57,7 +58,7 @@ class Session:
             self._lock = lock_run(folder)
             try:
                 previous = self._take_over(if_exists)
-                self._open(description, previous, run_id, rank, writer_options)
+                self._open(description, previous, run_id, rank, options)
             except BaseException:
                 self._lock.release()
                 raise
@@ -124,7 +125,7 @@ class Session:
         previous: dict[str, Any] | None,
         run_id: str | None,
         rank: int,
-        writer_options: dict[str, Any],
+        options: WriterOptions,
     ) -> None:
         sessions = previous["sessions"] if previous else []
         parts = [part for part in committed_parts(self.folder) if part.rows]
@@ -145,9 +146,7 @@ class Session:
         write_json(self.folder / RUN_FILE, self.metadata)
         for table in ("scalars", "tensors"):
             (self.folder / table).mkdir(exist_ok=True)
-        self.writer = RunWriter(
-            self.folder, run_id=self.metadata["run_id"], session=number, rank=rank, **writer_options
-        )
+        self.writer = RunWriter(self.folder, run_id=self.metadata["run_id"], session=number, rank=rank, options=options)
 
 
 def utc_now() -> str:

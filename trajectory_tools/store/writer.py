@@ -16,24 +16,42 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from trajectory_tools.errors import BadArgument, RecordingFailed
+from trajectory_tools.errors import BadArgument, RecordingFailed, UnknownName
 from trajectory_tools.store.arrow import number_array
 from trajectory_tools.store.part_writer import PartWriter
 from trajectory_tools.store.parts import first_line
 from trajectory_tools.store.rows import StepRows, row_groups
 from trajectory_tools.store.schema import ROW_GROUP_VALUES, scalars_schema
 
-__all__ = ["QUEUE_BYTES", "RunWriter", "ScalarRow"]
+__all__ = ["RunWriter", "ScalarRow", "WriterOptions"]
 
-QUEUE_BYTES = 256 * 2**20
-PART_BYTES = 64 * 2**20
-PART_SECONDS = 30.0
 SCALAR_ROWS = 4096
 SCALAR_ROW_BYTES = 512  # about what a row's dict and floats take in memory
 STEP_ROW_BYTES = 2048  # about what a step's arrays take in memory beside their values
 
 ScalarRow = Mapping[str, float | int | bool | None]
+
+
+@dataclass(frozen=True)
+class WriterOptions:
+    """How a run is written.
+
+    ``compression``: ``zstd``, or ``none``. ``queue_bytes``: how much may wait in memory. Parts roll at ``part_bytes``
+    or when their first row is ``part_seconds`` old: what a kill can cost.
+    """
+
+    compression: str = "zstd"
+    queue_bytes: int = 256 * 2**20
+    part_bytes: int = 64 * 2**20
+    part_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.compression not in ("zstd", "none"):
+            raise UnknownName("compression", self.compression, ("zstd", "none"))
+        if self.queue_bytes < 1:
+            raise BadArgument(f"the queue needs at least one byte, found {self.queue_bytes}")
 
 
 @dataclass
@@ -48,9 +66,8 @@ class Batch:
 class RunWriter:
     """Takes rows without waiting for the disk, unless ``queue_bytes`` of them wait already.
 
-    Parts roll at ``part_bytes`` or when their first row is ``part_seconds`` old: what a kill can cost. After a failure
-    nothing more is written, one warning says so, ``put_*`` do nothing, and ``close`` raises ``RecordingFailed``.
-    ``wait_seconds`` is how long ``put_*`` have waited for room.
+    After a failure nothing more is written, one warning says so, ``put_*`` do nothing, and ``close`` raises
+    ``RecordingFailed``. ``wait_seconds`` is how long ``put_*`` have waited for room.
     """
 
     def __init__(
@@ -60,20 +77,14 @@ class RunWriter:
         run_id: str,
         session: int = 0,
         rank: int = 0,
-        compression: str = "zstd",
-        queue_bytes: int = QUEUE_BYTES,
-        part_bytes: int = PART_BYTES,
-        part_seconds: float = PART_SECONDS,
+        options: WriterOptions | None = None,
     ) -> None:
-        if compression not in ("zstd", "none"):
-            raise BadArgument(f"compression is 'zstd' or 'none', found {compression!r}")
-        if queue_bytes < 1:
-            raise BadArgument(f"the queue needs at least one byte, found {queue_bytes}")
+        options = options or WriterOptions()
         self.wait_seconds = 0.0
         self.error: BaseException | None = None
         self._folder = folder
-        self._queue_bytes = queue_bytes
-        self._part_seconds = part_seconds
+        self._queue_bytes = options.queue_bytes
+        self._part_seconds = options.part_seconds
         self._tensor_parts, self._scalar_parts = (
             PartWriter(
                 folder,
@@ -81,8 +92,8 @@ class RunWriter:
                 run_id=run_id,
                 session=session,
                 rank=rank,
-                compression=compression,
-                max_bytes=part_bytes,
+                compression=options.compression,
+                max_bytes=options.part_bytes,
             )
             for table in ("tensors", "scalars")
         )
@@ -184,6 +195,8 @@ class RunWriter:
                 del batch  # or its rows would stay in memory until the next one comes
             for part in parts:
                 part.commit()
+            for part in parts:
+                part.settle()
         except BaseException as error:
             with self._changed:  # first of all: the training may be waiting for room
                 self.error = error
@@ -232,7 +245,7 @@ def _scalar_table(rows: list[ScalarRow], schema: pa.Schema) -> pa.Table:
     for field_ in schema:
         values = [row.get(field_.name) for row in rows]
         null = np.array([value is None for value in values])
-        numbers = np.array([0 if value is None else value for value in values], _NUMPY_TYPES[field_.type])
+        numbers: NDArray[Any] = np.array([0 if value is None else value for value in values], _NUMPY_TYPES[field_.type])
         columns.append(number_array(numbers, null=null))
     return pa.table(columns, schema=schema)
 

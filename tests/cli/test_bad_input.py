@@ -1,0 +1,141 @@
+"""One sentence, exit code 2, nothing lost: the list of the issue, through the real command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import refused, traj
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("record no-such", "unknown problem 'no-such'; there are: digits-mlp"),
+        ("record digit-mlp", "did you mean digits-mlp"),
+        ("record digits-mlp --optimizer adm", "unknown optimizer 'adm'; did you mean adam"),
+        ("record digits-mlp --activation relux", "did you mean relu"),
+        ("record digits-mlp --activaton relu", "did you mean --activation"),
+        ("record digits-mlp --optimizer adam --momentum 0.9", "unknown option of digits-mlp with adam: '--momentum'"),
+        ("record digits-mlp --steps 0", "--steps is 0"),
+        ("record digits-mlp --steps -3", "--steps is -3"),
+        ("record digits-mlp --seeds 0", "--seeds is 0"),
+        ("record digits-mlp --seed -1", "seed is -1"),
+        ("record digits-mlp --every 0", "every=0"),
+        ("record digits-mlp --at 1,x", "--at is '1,x'"),
+        ("record digits-mlp --at -1", "numbers from 0 on"),
+        ("record digits-mlp --lr -1", "lr is '-1'"),
+        ("record digits-mlp --lr fast", "lr is 'fast'"),
+        ("record digits-mlp --save grads", "did you mean grad"),
+        ("record digits-mlp --compression gzip", "'gzip'"),
+        ("record digits-mlp --batch-size 100000", "batch_size is 100000"),
+        ("record mnist-mlp --data-dir empty", "--data-dir"),
+        ("record digits-mlp -o /proc/nowhere", "cannot record into /proc/nowhere"),
+        ("record script.py", "put a Recorder into your script"),
+        ("analyze nowhere", "no run at nowhere"),
+        ("analyze empty", "empty is no run"),
+        ("analyze script.py", "script.py is no run: it is a file"),
+        ("report nowhere", "no run at nowhere"),
+        ("query empty SELECT", "empty is no run"),
+        ("show empty", "empty is no run"),
+        ("list nowhere", "no run at nowhere"),
+    ],
+)
+def test_refused_with_one_sentence(tmp_path, words, says):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "script.py").write_text("print(1)")
+    before = sorted(tmp_path.rglob("*"))
+    assert says in refused(*words.split(), cwd=tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("record digits-mlp -o runs/sgd", "holds a run already"),
+        ("record digits-mlp --seeds 2 -o runs/adam", "holds a run already"),
+        ("analyze runs --metric symetry", "unknown metric 'symetry'; did you mean symmetry?"),
+        ("query runs/adam SELECT", "holds 2, such as runs/adam/seed-0"),
+        ("report runs -o runs", "runs"),
+    ],
+)
+def test_refused_beside_runs(runs, words, says):
+    assert says in refused(*words.split(), cwd=runs)
+
+
+def test_a_wrong_query_says_where(runs):
+    done = traj("query", "runs/sgd", "SELECT step, los FROM scalars", cwd=runs, code=2)
+    assert "los" in done.stderr
+    assert "loss" in done.stderr
+
+
+@pytest.fixture
+def sgd(runs, tmp_path) -> Path:
+    """A copy of a run, to be damaged."""
+    return Path(shutil.copytree(runs / "runs/sgd", tmp_path / "sgd", ignore=shutil.ignore_patterns("analysis")))
+
+
+@pytest.mark.parametrize(
+    "command", [["analyze", "sgd"], ["report", "sgd"], ["query", "sgd", "SELECT sum(list_sum(param) + list_sum(grad) + list_sum(update)) FROM tensors"]]
+)
+@pytest.mark.parametrize("damage", ["truncated", "bit-flipped", "missing"])
+def test_a_damaged_part(sgd, tmp_path, command, damage):
+    part = sgd / "tensors/s000-r0000-000000.parquet"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 8
+    if damage == "missing":
+        part.unlink()
+    else:
+        part.write_bytes(content[:-100] if damage == "truncated" else content)
+    sentence = refused(*command, cwd=tmp_path)
+    assert "tensors" in sentence or "checksum" in sentence
+    assert "--skip-damaged" in sentence
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_newer_format(sgd, tmp_path):
+    description = json.loads((sgd / "run.json").read_text())
+    description["format"]["version"] = 99
+    (sgd / "run.json").write_text(json.dumps(description))
+    assert "format version 99" in refused("analyze", "sgd", cwd=tmp_path)
+
+
+def test_a_broken_description(sgd, tmp_path):
+    (sgd / "run.json").write_text("{")
+    assert "run.json" in refused("show", "sgd", cwd=tmp_path)
+
+
+def test_a_run_of_one_step_and_a_run_of_none(tmp_path):
+    traj("record", "digits-mlp", "--steps", 1, "-o", "one", cwd=tmp_path)
+    traj("analyze", "one", cwd=tmp_path)
+    traj("report", "one", cwd=tmp_path)
+    shutil.copytree(tmp_path / "one", tmp_path / "none")
+    for left in ("tensors", "scalars", "manifest.jsonl", "analysis"):
+        path = tmp_path / "none" / left
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    done = traj("analyze", "none", cwd=tmp_path)
+    assert "no step was recorded" in done.stderr
+
+
+def test_a_hostile_label_is_only_text(tmp_path):
+    label = '../../x/"quoted" <script>alert(1)</script>\n🙂 $\\frac$'
+    traj(
+        "record",
+        "quadratic",
+        "--optimizer",
+        "sgd",
+        "--lr",
+        0.001,
+        "--steps",
+        3,
+        "--label",
+        label,
+        "-o",
+        "q",
+        cwd=tmp_path,
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"q"}
+    assert "<script>alert" not in (tmp_path / traj("report", "q", cwd=tmp_path).stdout.strip()).read_text()
+    assert "\\n" in traj("list", ".", cwd=tmp_path).stdout
