@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ def ratio(numerator: Callable[[], float], denominator: Callable[[], float], *, p
 
 def machine() -> str:
     """What the numbers were measured on."""
-    return f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {versions}"
 
 
 def report(what: str, found: object, target: str) -> None:

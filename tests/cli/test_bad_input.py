@@ -78,7 +78,12 @@ def sgd(runs, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", [["analyze", "sgd"], ["report", "sgd"], ["query", "sgd", "SELECT sum(list_sum(param) + list_sum(grad) + list_sum(update)) FROM tensors"]]
+    "command",
+    [
+        ["analyze", "sgd"],
+        ["report", "sgd"],
+        ["query", "sgd", "SELECT sum(list_sum(param) + list_sum(grad) + list_sum(update)) FROM tensors"],
+    ],
 )
 @pytest.mark.parametrize("damage", ["truncated", "bit-flipped", "missing"])
 def test_a_damaged_part(sgd, tmp_path, command, damage):

@@ -220,8 +220,9 @@ def test_what_needs_no_torch_does_not_import_it(runs, words):
 
 
 def test_every_command_and_option_has_a_help_text():
-    from trajectory_tools.cli.main import app
     import typer.main
+
+    from trajectory_tools.cli.main import app
 
     commands = typer.main.get_command(app).commands
     assert set(commands) == {"record", "analyze", "report", "query", "show", "list", "verify", "demo"}

@@ -35,7 +35,7 @@ def tidy(series: Sequence[Series], keys: Sequence[str], *, units: bool = False) 
     lengths = [len(one.steps) for one in series]
 
     def column(name: str, dtype: type) -> NDArray[Any]:
-        cells = (np.asarray(getattr(one, name), dtype) for one in series)
+        cells: list[NDArray[Any]] = [np.asarray(getattr(one, name), dtype) for one in series]
         spread = [np.broadcast_to(cell, length) for cell, length in zip(cells, lengths, strict=True)]
         return np.concatenate([np.empty(0, dtype), *spread])
 
