@@ -42,7 +42,7 @@ def step_axis(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
@@ -96,4 +96,8 @@ def add_legend(canvas: Canvas, present: Iterable[str], style: RunStyle) -> None:
             )
         )
     handles += [Patch(color=MUTED, alpha=0.25, linewidth=0, label=name) for name in found if name not in style.labels]
-    canvas.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 5), borderaxespad=0.2)
+    widths = [0.6 + 0.075 * len(str(handle.get_label())) for handle in handles]  # inches, at the legend's font size
+    columns = len(handles) if sum(widths) < WIDTH else max(1, int(WIDTH / max(widths)))
+    rows = -(-len(handles) // columns)
+    canvas.set_size_inches(WIDTH, canvas.get_size_inches()[1] + 0.19 * (rows - 1))
+    canvas.legend(handles=handles, loc="outside upper left", ncols=columns, borderaxespad=0.2)

@@ -63,18 +63,16 @@ class Curves:
 
 def make_curves(panels: Iterable[Panel]) -> Curves:
     """Thin and average each panel's frame; a panel without a finite value becomes a note, no panel at all an error."""
-    kept, frames, notes = [], [], []
+    kept, frames = [], []
+    notes: dict[str, list[str]] = {}
     for panel in panels:
         finite = np.isfinite(panel.frame["value"])
         if not finite.any():
-            notes.append(
-                f"{panel.name}: skipped: none of its {several(len(finite), 'value')} is finite."
-                if len(finite)
-                else f"{panel.name}: skipped: it was not recorded."
-            )
+            why = f"none of its {several(len(finite), 'value')} is finite" if len(finite) else "it was not recorded"
+            notes.setdefault(f"skipped: {why}.", []).append(panel.name)
             continue
         if missing := int(np.isinf(panel.frame["value"]).sum()):
-            notes.append(f"{panel.name}: {several(missing, 'infinite value')} left out.")
+            notes.setdefault(f"{several(missing, 'infinite value')} left out.", []).append(panel.name)
         scale = panel.scale
         if scale == "auto":
             scale = _fitting_scale(panel.frame["value"][finite])
@@ -82,22 +80,23 @@ def make_curves(panels: Iterable[Panel]) -> Curves:
         geometric = log and panel.average == "geometric"
         data, steps_a_point = thinned(panel.frame, log=geometric)
         if steps_a_point > 1:
-            notes.append(
-                f"{panel.name}: thinned: each point is the mean of {steps_a_point} consecutive recorded steps."
-            )
+            text = f"thinned: each point is the mean of {steps_a_point} consecutive recorded steps."
+            notes.setdefault(text, []).append(panel.name)
         curves = averaged(data, log=geometric)
         if log and not geometric:
             curves["low"] = _above_zero(curves, data)
         if log and (zeros := int((curves["value"] == 0).sum())):
-            notes.append(f"{panel.name}: {several(zeros, 'point')} at exactly 0, marked at the lower edge.")
+            text = f"{several(zeros, 'point')} at exactly 0, marked at the lower edge."
+            notes.setdefault(text, []).append(panel.name)
         if panel.reference is not None and len(panel.reference):
             curves = pd.concat([curves, _range_of(thinned(panel.reference, log=True)[0])])
         curves.insert(0, "panel", panel.name)
         frames.append(curves)
         kept.append(replace(panel, frame=panel.frame.iloc[:0], reference=None, scale=scale))
+    said = tuple(f"{', '.join(names)}: {text}" for text, names in notes.items())
     if not kept:
-        raise MissingData(" ".join(notes) or "there is nothing to plot")
-    return Curves(rounded(pd.concat(frames)), tuple(notes), partial(paint_curves, kept))
+        raise MissingData(" ".join(said) or "there is nothing to plot")
+    return Curves(rounded(pd.concat(frames)), said, partial(paint_curves, kept))
 
 
 def thinned(frame: pd.DataFrame, *, log: bool = False, points: int = MAX_POINTS) -> tuple[pd.DataFrame, int]:
@@ -181,13 +180,11 @@ def paint_curves(panels: Sequence[Panel], canvas: Canvas, data: pd.DataFrame, st
         reference = part[part["label"] == GRADIENTS]
         if len(reference):
             axes.fill_between(
-                reference["step"], reference["low"], reference["high"], color=MUTED, alpha=0.25, linewidth=0
+                reference["step"], reference["low"], reference["high"], color=MUTED, alpha=0.25, linewidth=0.6
             )
         for label in style.labels:
             draw_curve(axes, part[part["label"] == label], label, style, log=panel.scale == "log")
-        _finish(axes, panel)
-        if panel.scale == "log" and len(reference):
-            _focus(axes, part)
+        _finish(axes, panel, part)
     add_legend(canvas, data["label"], style)
 
 
@@ -208,14 +205,14 @@ def draw_curve(axes: Axes, curve: pd.DataFrame, label: str, style: RunStyle, *, 
 
 
 def _focus(axes: Axes, part: pd.DataFrame) -> None:
-    """Leave out what only the reference's lower edge reaches: gradients can vanish by tens of orders of magnitude."""
+    """Leave out what only lower edges of bands reach: gradients and losses can vanish by tens of orders of magnitude."""
     of_reference = part["label"] == GRADIENTS
     levels = pd.concat([part["value"][~of_reference], part["high"][of_reference]])
     if (levels > 0).any():
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], float(levels[levels > 0].min()) / 10))
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], float(levels[levels > 0].min()) / 5))
 
 
-def _finish(axes: Axes, panel: Panel) -> None:
+def _finish(axes: Axes, panel: Panel, part: pd.DataFrame) -> None:
     title = wrapped(panel.title or panel.name)
     axes.set_ylabel(panel.ylabel)
     step_axis(axes)
@@ -226,6 +223,7 @@ def _finish(axes: Axes, panel: Panel) -> None:
     axes.set_title(title)
     if panel.scale == "log":
         axes.set_yscale("log")
+        _focus(axes, part)
         log_axis(axes, "y")
     elif panel.scale == "symlog":
         symlog_axis(axes)

@@ -129,8 +129,8 @@ def _distinct(values: Any) -> tuple[str, ...]:
 def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"({', '.join(map(_value, value))})" if len(value) != 1 else _value(value[0])
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return number(value, 6) if isinstance(value, float) else str(value)
 
 
 def _is_on(name: str, value: Any) -> bool:
-    return value is not None and value is not False and (value != 0 or name == "lr")
+    return name != "initial_lr" and value is not None and value is not False and (value != 0 or name == "lr")

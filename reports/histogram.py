@@ -179,7 +179,7 @@ def _paint(panels: Sequence[str], symbol: str, canvas: Canvas, data: pd.DataFram
         if len(nonzero)
         else (-1.0, 0.0)
     )
-    floor = 10.0 ** np.floor(np.log10(data["share"].min()))
+    floor = min(10.0 ** np.floor(np.log10(data["share"].min())), 0.01)
     lane = 0.035 * (last - first + 1)
     zero_at = first - lane * (len(labels) + 2) / 2
     stride = max(1, int(np.ceil((last - first) / 5)))

@@ -12,7 +12,7 @@ from trajectory_tools.reports.described import hyperparameters, seeds
 from trajectory_tools.reports.dynamics import final_distances
 from trajectory_tools.reports.loss import FINAL_STEPS, final_values
 from trajectory_tools.reports.symmetry import KEPT, medians_against_chance
-from trajectory_tools.reports.words import number, one_line, plus_minus
+from trajectory_tools.reports.words import number, one_line, plus_minus, several
 from trajectory_tools.run import Run
 
 __all__ = ["Summary", "summarize"]
@@ -26,6 +26,11 @@ class Summary:
 
     columns: tuple[tuple[str, str], ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether it says how symmetries are kept."""
+        return any(head.startswith("share") for head, _ in self.columns)
 
 
 def summarize(by_label: Mapping[str, Sequence[Run]], analyses: Mapping[str, Analysis]) -> Summary:
@@ -50,7 +55,7 @@ def summarize(by_label: Mapping[str, Sequence[Run]], analyses: Mapping[str, Anal
         steps = sorted({run.n_steps for run in runs})
         cells = [
             "; ".join(dict.fromkeys(f"{run.optimizer}: {hyperparameters(run)}" for run in runs)),
-            f"{steps[0]:,}" + (f"–{steps[-1]:,}" if len(steps) > 1 else "") + f" steps, {seeds(runs)}",
+            f"{several(steps[0], 'step') if len(steps) == 1 else f'{steps[0]:,}–{steps[-1]:,} steps'}, {seeds(runs)}",
             plus_minus(_values(losses, label)),
             *(_share(shares, group, label) for group in groups),
             *(

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from trajectory_tools.errors import MissingData
 from trajectory_tools.reports.axes import add_legend, grid_of_axes, log_axis
 from trajectory_tools.reports.curves import Panel, make_curves
 from trajectory_tools.reports.figure import Figure, FigureMaker, rounded
 from trajectory_tools.reports.style import RunStyle
-from trajectory_tools.reports.words import listed, number, one_line, wrapped
+from trajectory_tools.reports.words import first_few, listed, number, one_line, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,7 +141,7 @@ def units(frame: pd.DataFrame) -> Figure:
     rows = frame[_is(frame, "update", "unit")]
     first_runs = frame.groupby("label", observed=True)["run"].first()
     rows = rows[rows["run"].isin(first_runs)]
-    steps = _spread(np.unique(rows["step"]))
+    steps = _spread(_common_steps(rows))
     groups = shown_groups(frame)
     rows = rows[rows["step"].isin(steps) & rows["group"].isin(groups) & np.isfinite(rows["value"])]
     if rows.empty:
@@ -191,7 +192,8 @@ def shown_groups(frame: pd.DataFrame) -> dict[str, str]:
     }
     if len(groups) > MAX_GROUPS:
         shares = frame[_is(frame, "update", "share")].groupby("group", observed=True)["value"].median()
-        groups = [str(group) for group in shares.sort_values(ascending=False).index[:MAX_GROUPS]]
+        largest = set(shares.sort_values(ascending=False).index[:MAX_GROUPS])
+        groups = [group for group in groups if group in largest]
     return {group: names[group] for group in groups}
 
 
@@ -238,7 +240,11 @@ def _verdict(shares: pd.Series[float], chance: Mapping[str, float]) -> str:
             kept.append(f"{one_line(label, 40)} ({number(value, 2)})")
         else:
             broken.append(f"{one_line(label, 40)} ({number(value, 2)}, {number(value / level, 2)} × chance)")
-    said = [f"{verb} by {', '.join(who)}" for verb, who in (("kept but for rounding", kept), ("broken", broken)) if who]
+    said = [
+        f"{verb} by {', '.join(first_few(who))}"
+        for verb, who in (("kept but for rounding", kept), ("broken", broken))
+        if who
+    ]
     return (
         f"The symmetry {group} is {', and '.join(said)}: median shares of the update, where chance is {number(level)}."
     )
@@ -269,7 +275,14 @@ def _drift(frame: pd.DataFrame) -> pd.DataFrame:
     return table.assign(value=table["before"] + table["change"] - start)
 
 
-def _spread(steps: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[int]:
+def _common_steps(rows: pd.DataFrame) -> NDArray[np.int64]:
+    """The steps that all of the runs have, or, where there are none, those that some have."""
+    runs = rows.groupby("step")["run"].nunique()
+    common = runs.index[runs == rows["run"].nunique()]
+    return np.asarray(common if len(common) else runs.index, np.int64)
+
+
+def _spread(steps: NDArray[np.int64]) -> list[int]:
     """Up to four of the steps, from the first to the last, spaced evenly on a logarithmic axis."""
     if not len(steps):
         return []

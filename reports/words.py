@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["listed", "number", "one_line", "plus_minus", "power_of_ten", "several", "wrapped"]
+__all__ = ["first_few", "listed", "number", "one_line", "plus_minus", "power_of_ten", "several", "wrapped"]
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -69,7 +69,12 @@ def wrapped(text: str, width: int = 36) -> str:
 
 def listed(said: Mapping[Any, str]) -> str:
     """``Adam: 0.2; Lion: 0.3``, the names fit for a sentence."""
-    return "; ".join(f"{one_line(name, 40)}: {text}" for name, text in said.items())
+    return "; ".join(first_few([f"{one_line(name, 40)}: {text}" for name, text in said.items()]))
+
+
+def first_few(items: Sequence[str], limit: int = 6) -> list[str]:
+    """The first items, and how many more there are."""
+    return [*items[:limit], *([f"and {len(items) - limit} more"] if len(items) > limit else [])]
 
 
 def several(count: int, noun: str, plural: str | None = None) -> str:

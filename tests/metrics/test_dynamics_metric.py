@@ -76,8 +76,9 @@ def test_every_third_step(sparse):
     assert whole["ratio"].notna().all()
 
 
-def test_a_gap_ends_the_path_and_no_more(tmp_path):
-    run = runs.write_run(tmp_path / "gap", *runs.walk(6), steps=[4, 5, 6, 9, 10, 11], parts=3)
+@pytest.mark.parametrize("parts", [1, 2, 3])  # with two, the gap lies between them
+def test_a_gap_ends_the_path_and_no_more(tmp_path, parts):
+    run = runs.write_run(tmp_path / "gap", *runs.walk(6), steps=[4, 5, 6, 9, 10, 11], parts=parts)
     frame = compute(run, "dynamics")
     assert runs.series(frame, parameter=WHOLE, quantity="path_length").isna().tolist() == [False] * 3 + [True] * 3
     angle = runs.series(frame, parameter=WHOLE, quantity="cos_previous")

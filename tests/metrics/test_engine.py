@@ -172,6 +172,12 @@ def test_a_run_that_grew_is_computed_again(own):
     after = numbers(analyze(grown))
     for name, frame in after.items():
         assert runs.same(frame, compute(grown, name))
+        if name == "dynamics":
+            whole = runs.series(frame, parameter="(all)", kind="update", quantity="norm")
+            updates = runs.whole_chunk(grown).update
+            expected = np.sqrt(sum((a.reshape(9, -1) ** 2).sum(axis=1) for a in updates.values()))
+            np.testing.assert_allclose(whole.loc[range(9)], expected)
+            assert len(whole) == 9, "the later session's step wins"
         if name != "histogram":
             assert frame["step"].max() == 8 > before[name]["step"].max()
     assert len(after["histogram"]) != len(before["histogram"])
@@ -186,12 +192,16 @@ def test_other_options_are_computed_again(own):
         assert sorted(frame["step"].unique()) == list(chosen or (1, 5))
 
 
-def test_other_symmetries_and_another_version_are_computed_again(own, monkeypatch):
-    analyze(own, ["symmetry", "loss"])
+def test_other_symmetries_are_computed_again(own):
+    analyze(own, ["symmetry"])
     own.metadata["symmetries"] = own.metadata["symmetries"][:1]
     again = open_run(own.path)
     again.metadata["symmetries"] = own.metadata["symmetries"]
     assert analyze(again, ["symmetry"])["symmetry"].frame["group"].nunique() == 1
+
+
+def test_another_version_is_computed_again(own, monkeypatch):
+    analyze(own, ["loss"])
     stamp = saved_files(own)
     monkeypatch.setattr(metrics()["loss"], "version", 99)
     analyze(own, ["loss"])
