@@ -31,6 +31,7 @@ class Capture:
             {parameter.name: _real(parameter.tensor).numel() for parameter in named},
             str(self._dtype).removeprefix("torch."),
         )
+        self._one_device = len({tensor.device for tensor in self.tensors}) == 1
         self._theta: list[Tensor] = []
         self._grads: list[Tensor] | None = None
         self._present: NDArray[np.bool_] | None = None
@@ -50,9 +51,10 @@ class Capture:
         """Copy g_t; a parameter whose gradient is None is left out."""
         if "grad" in self._save:
             grads = [tensor.grad for tensor in self.tensors]
-            present = np.array([grad is not None for grad in grads], bool)
-            self._present = None if present.all() else present
-            self._grads = self._flat([grad for grad in grads if grad is not None])
+            found = [grad for grad in grads if grad is not None]
+            if len(found) < len(grads):
+                self._present = np.array([grad is not None for grad in grads])
+            self._grads = self._flat(found)
 
     def after(self, step: int) -> StepRows:
         """Subtract θ_t from θ_{t+1}, and hand over everything that was copied for this step."""
@@ -70,22 +72,20 @@ class Capture:
         values, ready = _to_host(columns)
         return StepRows(step, self.layout, values, present, ready)
 
-    @torch.no_grad()
     def _flat(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Fresh copies, one flat tensor for each stretch of tensors on the same device."""
-        flats = []
-        for device, stretch in groupby(tensors, key=lambda tensor: tensor.device):
-            parts = [_real(tensor).reshape(-1) for tensor in stretch]
-            out = torch.empty(sum(part.numel() for part in parts), dtype=self._dtype, device=device)
-            flats.append(torch.cat(parts, out=out))
-        return flats
+        with torch.no_grad():
+            parts = [_real(tensor).reshape(-1) for tensor in tensors]
+            if self._one_device and parts:
+                return [torch.cat(parts).to(self._dtype)]
+            stretches = groupby(parts, key=lambda part: part.device)
+            return [torch.cat(list(stretch)).to(self._dtype) for _, stretch in stretches]
 
 
 def _real(tensor: Tensor) -> Tensor:
     """The tensor's values as a dense real tensor."""
-    if tensor.layout != torch.strided:
+    if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
-    tensor = tensor.detach()
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 

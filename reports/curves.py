@@ -205,7 +205,7 @@ def draw_curve(axes: Axes, curve: pd.DataFrame, label: str, style: RunStyle, *, 
 
 
 def _focus(axes: Axes, part: pd.DataFrame) -> None:
-    """Leave out what only lower edges of bands reach: gradients and losses can vanish by tens of orders of magnitude."""
+    """Leave out what only lower edges of bands reach: gradients and losses vanish by tens of orders of magnitude."""
     of_reference = part["label"] == GRADIENTS
     levels = pd.concat([part["value"][~of_reference], part["high"][of_reference]])
     if (levels > 0).any():

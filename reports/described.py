@@ -47,7 +47,7 @@ def describe(label: str, runs: Sequence[Run]) -> Provenance:
         (number(float(row["lr"])), number(float(row["mean"]), 4), row["lr"] == tuning.get("best"))
         for row in tuning.get("table", ())
     )
-    over = f"{tuning.get('steps')} steps and {several(len(tuning.get('seeds', ())), 'seed')}" if table else ""
+    over = f"{tuning.get('steps')} steps, the mean of {several(len(tuning.get('seeds', ())), 'seed')}" if table else ""
     return Provenance(label, facts, tuple(_row(run) for run in runs), table, over)
 
 
@@ -100,7 +100,8 @@ def recorder_share(run: Run) -> float | None:
 def _environment(*names: str) -> Callable[[Run], str]:
     def get(run: Run) -> str:
         found = run.metadata.get("environment", {})
-        return ", ".join(f"{name} {_value(found[name])}" for name in names if found.get(name) is not None)
+        named = [name for name in names if found.get(name) is not None]
+        return ", ".join(_value(found[name]) if len(names) == 1 else f"{name} {_value(found[name])}" for name in named)
 
     return get
 

@@ -117,7 +117,7 @@ def path(frame: pd.DataFrame) -> Figure:
         how_to_read="On the dashed diagonal a run goes straight; further below it a run turns, circles or shakes."
         " Left: means"
         " over the runs of a label. Right: the quotient against the step.",
-        formula="path length Σ_{s ≤ t} ‖uₛ‖, displacement ‖θₜ₊₁ − θ_first‖",
+        formula="path length Σ ‖uₛ‖ over s ≤ t, displacement ‖θₜ₊₁ − θ_first‖",
         data=data,
         paint=partial(_paint_path, log),
         finding=f"Displacement as a part of the path, at the end: {said}." if said else "",

@@ -435,3 +435,15 @@ def test_learning_rate_schedulers_and_several_groups(tmp_path):
     assert scalars["skipped"].tolist() == [False] * 3
     assert (scalars["record_seconds"] >= 0).all()
     assert scalars["wall_time"].is_monotonic_increasing
+
+
+def test_recording_imports_no_pandas(tmp_path):
+    """It takes a second, holds the interpreter meanwhile, and cannot be imported any more while that one ends."""
+    code = (
+        "import sys, torch\nfrom trajectory_tools.recorder import Recorder\n"
+        "model = torch.nn.Linear(3, 2)\noptimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "with Recorder(sys.argv[1], model, optimizer) as recorder:\n"
+        "    model(torch.ones(3)).sum().backward()\n    optimizer.step()\n    recorder.log(loss=1.0, also=None or 2)\n"
+        "assert 'pandas' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "run"], check=True)

@@ -217,10 +217,13 @@ def test_parts_roll_by_age_without_any_further_row(tmp_path):
 
 
 def test_a_dropped_part_leaves_no_trace(tmp_path):
+    from trajectory_tools.store.committer import Committer
     from trajectory_tools.store.rows import row_groups
 
     (tmp_path / "tensors").mkdir()
-    writer = PartWriter(tmp_path, "tensors", run_id="r", session=0, rank=0, compression="zstd", max_bytes=1)
+    writer = PartWriter(
+        tmp_path, "tensors", Committer(), run_id="r", session=0, rank=0, compression="zstd", max_bytes=1
+    )
     for table in row_groups([rows_at(0, layout_of(), values_at(0))]):
         writer.write(table, born=time.monotonic())
     assert list((tmp_path / "tensors").iterdir())

@@ -12,7 +12,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["dictionary_array", "list_array", "number_array"]
+__all__ = ["NUMPY_TYPES", "dictionary_array", "list_array", "number_array"]
+
+NUMPY_TYPES = {
+    pa.bool_(): np.bool_,
+    pa.int32(): np.int32,
+    pa.int64(): np.int64,
+    pa.float32(): np.float32,
+    pa.float64(): np.float64,
+}
 
 
 def number_array(values: NDArray[Any], *, null: NDArray[np.bool_] | None = None) -> pa.Array:
@@ -22,13 +30,15 @@ def number_array(values: NDArray[Any], *, null: NDArray[np.bool_] | None = None)
 
 
 def list_array(
-    list_type: pa.ListType, values: NDArray[Any], lengths: NDArray[np.int64], null: NDArray[np.bool_]
+    list_type: pa.ListType, values: Sequence[NDArray[Any]], lengths: NDArray[np.int64], null: NDArray[np.bool_]
 ) -> pa.Array:
-    """Lists of these lengths, cut from ``values``; ``null`` masks those that are missing (of length 0)."""
+    """Lists of these lengths, cut from ``values`` put together; ``null`` masks those that are missing (of length 0)."""
     bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     buffers = [_validity(null), pa.py_buffer(bounds)]
-    values = np.asarray(values, list_type.value_type.to_pandas_dtype())  # a child of another type aborts the process
-    return pa.Array.from_buffers(list_type, len(lengths), buffers, children=[number_array(values)])
+    dtype = NUMPY_TYPES[list_type.value_type]  # a child of another type would abort the process
+    # Arrow puts them together without holding the interpreter, which NumPy does: the training goes on meanwhile.
+    child = pa.concat_arrays([number_array(np.asarray(part, dtype)) for part in values])
+    return pa.Array.from_buffers(list_type, len(lengths), buffers, children=[child])
 
 
 def dictionary_array(dictionary_type: pa.DictionaryType, codes: NDArray[np.int32], words: Sequence[str]) -> pa.Array:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trajectory_tools.store.files import move_without_replacing
-from trajectory_tools.store.hashed_file import HashedFile
-from trajectory_tools.store.parts import IDENTITY_KEY, Part, PartId, append_to_manifest, footer_crc32
+from trajectory_tools.store.committer import Committer
+from trajectory_tools.store.files import move_without_replacing, sync
+from trajectory_tools.store.parts import IDENTITY_KEY, Part, PartId, append_to_manifest, footer_crc32, sha256
 from trajectory_tools.store.schema import FORMAT_VERSION, writer_options
 
 __all__ = ["PartWriter"]
@@ -23,8 +23,18 @@ class PartWriter:
     """Writes one part at a time; ``commit`` makes it visible, ``drop`` leaves no trace of it."""
 
     def __init__(
-        self, folder: Path, table: str, *, run_id: str, session: int, rank: int, compression: str, max_bytes: int
+        self,
+        folder: Path,
+        table: str,
+        committer: Committer,
+        *,
+        run_id: str,
+        session: int,
+        rank: int,
+        compression: str,
+        max_bytes: int,
     ) -> None:
+        self._committer = committer
         self._folder = folder
         self._table = table
         self._identity = {"run_id": run_id, "session": session, "rank": rank, "format_version": FORMAT_VERSION}
@@ -32,7 +42,6 @@ class PartWriter:
         self._max_bytes = max_bytes
         self._id = PartId(session, rank, 0)
         self._schema: pa.Schema | None = None
-        self._committing: HashedFile | None = None
         self._born = 0.0
         self._rows = self._first_step = self._last_step = 0
 
@@ -59,13 +68,12 @@ class PartWriter:
     @property
     def full(self) -> bool:
         """Whether the open part has reached the size at which it is to be committed."""
-        return self._schema is not None and self._file.size >= self._max_bytes
+        return self._schema is not None and self._sink.tell() >= self._max_bytes
 
     def commit(self) -> None:
-        """Complete the open part; a thread commits it while the next one is written. Nothing open: does nothing.
+        """Complete the open part and have it committed. Nothing open: does nothing.
 
-        Committing is: sync, move to the final name, sync the folder, append to the manifest. Parts are committed in
-        order; an error of the one before is raised here, or by ``settle``.
+        Committing is: sync, move to the final name, sync the folder, append to the manifest; the committer does it.
         """
         if self._schema is None:
             return
@@ -73,42 +81,43 @@ class PartWriter:
         which = {"sequence": self._id.sequence, "first_step": self._first_step, "last_step": self._last_step}
         self._writer.add_key_value_metadata({IDENTITY_KEY: json.dumps(self._identity | which)})
         self._writer.close()
-        self.settle()
+        self._sink.close()
+        self._schema = None
         final = self._folder / self._table / self._id.file_name
         span = (self._rows, self._first_step, self._last_step)
-        self._file.finish(partial(self._publish, self._temporary, final, self._file.size, span))
-        self._committing = self._file
         self._id = PartId(self._id.session, self._id.rank, self._id.sequence + 1)
-        self._schema = None
-
-    def settle(self) -> None:
-        """Return once every part given to ``commit`` is committed."""
-        committing, self._committing = self._committing, None
-        if committing is not None:
-            committing.wait()
+        self._committer.submit(
+            partial(_commit, self._folder, self._temporary, final, span), partial(_remove, self._temporary)
+        )
 
     def drop(self) -> None:
         """Give up the open part: after a failed write it can be closed, but not read. Nothing open: does nothing."""
-        if self._schema is not None:
-            self._schema = None
-            if self._writer is not None:
+        if self._schema is None:
+            return
+        self._schema = None
+        for file in (self._writer, self._sink):
+            if file is not None:
                 with contextlib.suppress(OSError, pa.ArrowException):
-                    self._writer.close()
-            self._file.abandon()
-        with contextlib.suppress(Exception):  # the error that led here is the one to be told
-            self.settle()
-
-    def _publish(self, temporary: Path, final: Path, size: int, span: tuple[int, int, int], sha256: str) -> None:
-        crc = footer_crc32(temporary)
-        move_without_replacing(temporary, final)
-        part = Part(f"{self._table}/{final.name}", size, sha256, *span, footer_crc32=crc)
-        append_to_manifest(self._folder, part)
+                    file.close()
+        _remove(self._temporary)
 
     def _open(self, schema: pa.Schema) -> None:
         self._temporary = self._folder / self._table / f".{self._id.file_name}.tmp"
         self._temporary.parent.mkdir(exist_ok=True)
-        self._file = HashedFile(self._temporary)
+        self._sink = pa.OSFile(str(self._temporary), "wb")
         self._writer: pq.ParquetWriter | None = None
         self._rows = self._first_step = self._last_step = 0
         self._schema = schema  # from here on there is something to drop: the next line writes to the disk
-        self._writer = pq.ParquetWriter(self._file, schema, **writer_options(schema, self._compression))
+        self._writer = pq.ParquetWriter(self._sink, schema, **writer_options(schema, self._compression))
+
+
+def _commit(folder: Path, temporary: Path, final: Path, span: tuple[int, int, int]) -> None:
+    sync(temporary)
+    digest, crc, size = sha256(temporary), footer_crc32(temporary), temporary.stat().st_size
+    move_without_replacing(temporary, final)
+    append_to_manifest(folder, Part(f"{final.parent.name}/{final.name}", size, digest, *span, footer_crc32=crc))
+
+
+def _remove(temporary: Path) -> None:
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -34,7 +33,6 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.jsonl"
-_appending = threading.Lock()  # tensors and scalars are committed by threads of their own
 IDENTITY_KEY = "trajectory_tools"
 _NAME = re.compile(r"s(\d{3,})-r(\d{4,})-(\d{6,})\.parquet")
 
@@ -151,8 +149,7 @@ def identity(metadata: pq.FileMetaData) -> dict[str, Any]:
 
 def append_to_manifest(folder: Path, part: Part) -> None:
     """Add the part's line to the manifest."""
-    with _appending:
-        append_line(folder / MANIFEST, asdict(part))
+    append_line(folder / MANIFEST, asdict(part))
 
 
 def read_manifest(folder: Path) -> dict[str, Part]:

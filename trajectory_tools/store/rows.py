@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,11 @@ class RowLayout:
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
     dtype: str
+
+    @cached_property
+    def all_there(self) -> NDArray[np.bool_]:
+        """The mask of null rows where there is none."""
+        return np.zeros(len(self), bool)
 
     @classmethod
     def of(cls, numels: Mapping[str, int], dtype: str = "float32") -> RowLayout:
@@ -70,6 +76,8 @@ class StepRows:
 
     def cut(self, column: str, start: int, stop: int) -> Cut:
         """The column's values in the layout's rows ``start:stop``."""
+        if column in self.values and column not in self.present and stop - start == len(self.layout):
+            return Cut(self.values[column], self.layout.lengths, self.layout.all_there)
         recorded = column in self.values
         null = np.full(len(self.layout), not recorded)
         if recorded and column in self.present:
@@ -118,6 +126,5 @@ def _table(steps: Sequence[StepRows], start: int, stop: int) -> pa.Table:
 
 
 def _list_column(list_type: pa.ListType, cuts: Sequence[Cut]) -> pa.Array:
-    values = cuts[0].values if len(cuts) == 1 else np.concatenate([cut.values for cut in cuts])
     lengths, null = (np.concatenate([getattr(cut, name) for cut in cuts]) for name in ("lengths", "null"))
-    return list_array(list_type, values, lengths, null)
+    return list_array(list_type, [cut.values for cut in cuts], lengths, null)

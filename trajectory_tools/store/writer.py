@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 import time
 import warnings
@@ -19,7 +18,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trajectory_tools.errors import BadArgument, RecordingFailed, UnknownName
-from trajectory_tools.store.arrow import number_array
+from trajectory_tools.store.arrow import NUMPY_TYPES, number_array
+from trajectory_tools.store.committer import Committer, yield_to_training
 from trajectory_tools.store.part_writer import PartWriter
 from trajectory_tools.store.parts import first_line
 from trajectory_tools.store.rows import StepRows, row_groups
@@ -85,10 +85,12 @@ class RunWriter:
         self._folder = folder
         self._queue_bytes = options.queue_bytes
         self._part_seconds = options.part_seconds
+        self._committer = Committer()
         self._tensor_parts, self._scalar_parts = (
             PartWriter(
                 folder,
                 table,
+                self._committer,
                 run_id=run_id,
                 session=session,
                 rank=rank,
@@ -183,7 +185,7 @@ class RunWriter:
     def _run(self) -> None:
         parts = (self._tensor_parts, self._scalar_parts)
         try:
-            _yield_to_training()
+            yield_to_training()
             while (batch := self._next_batch()) is not None:
                 self._write(batch)
                 for part in parts:
@@ -195,8 +197,7 @@ class RunWriter:
                 del batch  # or its rows would stay in memory until the next one comes
             for part in parts:
                 part.commit()
-            for part in parts:
-                part.settle()
+            self._committer.close()
         except BaseException as error:
             with self._changed:  # first of all: the training may be waiting for room
                 self.error = error
@@ -205,6 +206,8 @@ class RunWriter:
                 self._changed.notify_all()
             for part in parts:
                 part.drop()
+            with contextlib.suppress(Exception):  # the error that led here is the one to be told
+                self._committer.close()
 
     def _next_batch(self) -> Batch | None:
         """The oldest sealed batch; an empty one when a part has become old; ``None`` when all is written."""
@@ -245,19 +248,6 @@ def _scalar_table(rows: list[ScalarRow], schema: pa.Schema) -> pa.Table:
     for field_ in schema:
         values = [row.get(field_.name) for row in rows]
         null = np.array([value is None for value in values])
-        numbers: NDArray[Any] = np.array([0 if value is None else value for value in values], _NUMPY_TYPES[field_.type])
+        numbers: NDArray[Any] = np.array([0 if value is None else value for value in values], NUMPY_TYPES[field_.type])
         columns.append(number_array(numbers, null=null))
     return pa.table(columns, schema=schema)
-
-
-_NUMPY_TYPES = {pa.int64(): np.int64, pa.int32(): np.int32, pa.float64(): np.float64, pa.bool_(): np.bool_}
-
-
-def _yield_to_training() -> None:
-    """Give this thread the lowest priority: where cores are few it would hold up every parallel region of the training.
-
-    Linux alone has a priority for each thread. A starved writer fills the queue, and then the training waits for it.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # some sandboxes forbid it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
