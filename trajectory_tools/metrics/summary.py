@@ -21,8 +21,8 @@ def summarize(runs: Sequence[Run], analyses: Mapping[str, Analysis]) -> pd.DataF
     """Columns: problem, label, seeds, steps; then, where they were computed,
 
     - ``loss`` and ``loss sd``: the training loss over the last ``LAST_STEPS`` steps, mean and sd over seeds;
-    - ``<kind> share`` and ``<kind> / chance`` for each kind of symmetry: the update's share along it, mean over steps
-      and groups, and how many times what a random direction has;
+    - ``<kind> share`` and ``<kind> / chance`` for each kind of symmetry: the share of the update along it, median over
+      steps and seeds, and how many times what a random direction has; the mean over groups of that kind;
     - ``update/weight``: the median over steps of ‖u‖/‖θ‖;
     - ``path/displacement``: Σ‖u‖ over ‖θ_end − θ_first‖, 1 for a straight line;
     - ``non-finite``: NaN or infinite values among all params, grads and updates.
@@ -35,7 +35,7 @@ def summarize(runs: Sequence[Run], analyses: Mapping[str, Analysis]) -> pd.DataF
             "steps": [run.n_steps for run in runs],
         }
     )
-    for name, numbers in (("loss", _loss), ("symmetry", _symmetry), ("dynamics", _dynamics)):
+    for name, numbers in (("loss", _loss), ("dynamics", _dynamics)):
         if name in analyses and not analyses[name].frame.empty:
             table = table.merge(numbers(analyses[name].frame), how="left", left_on="run", right_index=True)
     grouped = table.drop(columns="run").groupby(["problem", "label"], sort=False)
@@ -43,6 +43,9 @@ def summarize(runs: Sequence[Run], analyses: Mapping[str, Analysis]) -> pd.DataF
     summary.insert(0, "seeds", grouped.size())
     if "loss" in summary:
         summary.insert(summary.columns.get_loc("loss") + 1, "loss sd", grouped["loss"].std())
+    if "symmetry" in analyses and not analyses["symmetry"].frame.empty:
+        problems = dict(zip(table["run"], table["problem"], strict=True))
+        summary = summary.join(_symmetry(analyses["symmetry"].frame, problems))
     return summary.reset_index()
 
 
@@ -51,16 +54,20 @@ def _loss(frame: pd.DataFrame) -> pd.DataFrame:
     return losses.groupby("run", observed=True)["value"].agg(lambda v: v.tail(LAST_STEPS).mean()).to_frame("loss")
 
 
-def _symmetry(frame: pd.DataFrame) -> pd.DataFrame:
-    shares = frame[(frame["kind"] == "update") & (frame["quantity"] == "share")]
-    chances = frame[frame["quantity"] == "chance"].groupby(["run", "group"], observed=True)["value"].first()
-    by_group = shares.groupby(["run", "group"], observed=True)["value"].mean().to_frame("share")
-    by_group["ratio"] = by_group["share"] / chances
-    by_group["kind"] = [group.split(" ")[0] for _, group in by_group.index]
-    means = by_group.groupby(["run", "kind"], observed=True)[["share", "ratio"]].mean().unstack("kind")
+def _symmetry(frame: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFrame:
+    frame = frame[["run", "label", "group", "kind", "quantity", "value"]].astype(
+        {"run": str, "label": str, "group": str}
+    )
+    frame = frame.assign(problem=frame["run"].map(problems))
+    by_group = ["problem", "label", "group"]
+    shares = frame[(frame["kind"] == "update") & (frame["quantity"] == "share")].groupby(by_group)["value"].median()
+    chances = frame[frame["quantity"] == "chance"].groupby(by_group)["value"].first()
+    both = pd.DataFrame({"share": shares, "ratio": shares / chances}).reset_index()
+    both["kind"] = both["group"].str.split(" ").str[0]
+    means = both.groupby(["problem", "label", "kind"])[["share", "ratio"]].mean().unstack("kind")
     names = {"share": "{} share", "ratio": "{} / chance"}
     means.columns = [names[column].format(kind) for column, kind in means.columns]
-    return means.reindex(columns=sorted(means.columns))
+    return means.reindex(columns=sorted(means.columns, reverse=True))
 
 
 def _dynamics(frame: pd.DataFrame) -> pd.DataFrame:
