@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,8 +33,12 @@ def analyze(
             say(f"left out {finding.part.file} of {run.name}: {finding.problem}")
     analyses = compute_all(found, metric or None)
     for analysis in analyses.values():
+        by_reason: dict[str, list[str]] = {}
         for run_name, reason in analysis.skipped.items():
-            say(f"skipped: {analysis.metric} of {run_name}: {reason}")
+            by_reason.setdefault(reason, []).append(run_name)
+        for reason, names in by_reason.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            say(f"skipped: {analysis.metric} of {names[0]}{more}: {reason}")
     summary = summarize(found, analyses)
     if json:
         print_json(summary.to_dict(orient="records"))
@@ -43,4 +46,4 @@ def analyze(
         for problem, rows in summary.groupby("problem", sort=False):
             say(f"\n{problem}")
             print_table(rows.drop(columns="problem").dropna(axis="columns", how="all"))
-    next_command("traj", "report", *map(Path, runs), "-o", "report.html")
+    next_command("traj", "report", *runs, "-o", "report.html")

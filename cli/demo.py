@@ -33,11 +33,13 @@ def demo(
     if output.exists() and any(output.iterdir()) and not force:
         raise OutputExists(f"{output} is not empty; choose another folder with -o, or replace it with --force")
     with progress("recording", len(DEMO) * seeds) as advance:
+        folders = []
         for folder in record_comparison(DEMO, output, seeds=seeds, steps=steps, replace=force, say=say):
             say(f"recorded {folder}")
+            folders.append(folder)
             advance()
     say("analyzing ...")
-    runs = find_runs([output])
+    runs = find_runs(folders)
     analyze(runs)
     print(write_report(runs, report, title="SGD, Adam and Lion on handwritten digits", force=force))
     say(f"open {report.resolve().as_uri()} in a browser")

@@ -14,6 +14,8 @@ from trajectory_tools.cli.output import next_command, print_json, print_table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from trajectory_tools.run import Run
+
 
 def list_runs(
     folder: Annotated[Path, typer.Argument(help="Where to look for runs.")] = Path("runs"),
@@ -35,23 +37,28 @@ def list_runs(
 def _runs(folder: Path) -> pd.DataFrame:
     import pandas as pd
 
+    from trajectory_tools.errors import NotARun
     from trajectory_tools.run import find_runs
 
-    return pd.DataFrame(
-        [
-            {
-                "run": run.name,
-                "label": run.label,
-                "seed": None if run.seed is None else str(run.seed),
-                "problem": run.problem,
-                "optimizer": run.optimizer,
-                "steps": run.n_steps,
-                "MB": run.nbytes / 1e6,
-                "status": run.status,
-            }
-            for run in find_runs([folder])
-        ]
-    )
+    if not folder.exists():
+        raise NotARun(f"no runs: there is no folder {folder}; `traj record digits-mlp` makes a run in runs/")
+    return pd.DataFrame([_row(run) for run in find_runs([folder])])
+
+
+def _row(run: Run) -> dict[str, object]:
+    from trajectory_tools.errors import DamagedPart
+
+    row: dict[str, object] = {
+        "run": run.name,
+        "label": run.label,
+        "seed": None if run.seed is None else str(run.seed),
+        "problem": run.problem,
+        "optimizer": run.optimizer,
+    }
+    try:
+        return row | {"steps": run.n_steps, "MB": run.nbytes / 1e6, "status": run.status}
+    except DamagedPart:
+        return row | {"steps": None, "MB": run.nbytes / 1e6, "status": "damaged: see traj verify"}
 
 
 def _entries(problems: bool, optimizers: bool, metrics: bool) -> pd.DataFrame:

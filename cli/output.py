@@ -64,7 +64,7 @@ def print_table(frame: pd.DataFrame) -> None:
 
 
 def _cell(value: Any) -> str:
-    if value is None or value != value:  # noqa: PLR0124 - NaN and NaT alone differ from themselves
+    if value is None or str(value) in ("nan", "NaT", "<NA>"):
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"

@@ -11,6 +11,7 @@ import typer
 
 from trajectory_tools.cli.arguments import SkipDamaged
 from trajectory_tools.cli.output import print_table
+from trajectory_tools.errors import BadArgument
 
 
 class Format(StrEnum):
@@ -23,7 +24,7 @@ class Format(StrEnum):
 
 def query(
     run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
-    sql: Annotated[str, typer.Argument(help="SQL over the tables scalars, tensors and probes.", show_default=False)],
+    sql: Annotated[str, typer.Argument(help="SQL over the tables scalars and tensors.", show_default=False)],
     format: Annotated[Format, typer.Option(help="How to print the answer.")] = Format.table,
     skip_damaged: SkipDamaged = False,
 ) -> None:
@@ -35,10 +36,12 @@ def query(
 
     `traj query runs/adam "SELECT step, loss FROM scalars WHERE step < 10"`
 
-    `traj query runs/adam "SELECT step, list_sum(list_transform(update, u -> u*u)) FROM tensors WHERE name = '0.bias'"`
+    `traj query runs/adam "SELECT step, list_max(update) FROM tensors WHERE name = '0.bias'"`
     """
     from trajectory_tools.run import open_run
 
+    if not sql.strip():
+        raise BadArgument("the query is empty; give one such as 'SELECT step, loss FROM scalars'")
     answer = open_run(run, damaged="skip" if skip_damaged else "error").query(sql)
     if format is Format.csv:
         answer.to_csv(sys.stdout, index=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,6 +84,8 @@ def record(
         if lr is not None:
             optimizer_given["lr"] = lr
         experiment = Experiment(made, optimizer, optimizer_given)
+    if force and seeds > 1:
+        _remove_other_seeds(output, folders.values())
     for number, folder in folders.items():
         with progress(f"seed {number}", steps) as advance:
             recorder = experiment.record(
@@ -110,7 +112,7 @@ def _free_options(words: Sequence[str]) -> dict[str, str]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("--") or word == "--":
-            raise BadArgument(f"unexpected argument {word!r}; options of the problem and the optimizer begin with --")
+            raise BadArgument(f"unexpected argument {word!r}; put the problem first; options begin with --")
         name, equals, value = word[2:].partition("=")
         if not equals:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
@@ -167,16 +169,30 @@ def _folders(output: Path, seed: int, seeds: int, steps: int, force: bool) -> di
         raise BadArgument(f"--steps is {steps}; give at least 1")
     if seeds < 1:
         raise BadArgument(f"--seeds is {seeds}; it is how many runs to record, 1 or more")
-    numbers = range(seed, seed + seeds)
-    folders = {n: output / f"seed-{n}" for n in numbers} if seeds > 1 else {seed: output}
-    there = {path.parent for path in output.glob(f"**/{RUN_FILE}")}
+    folders = {n: output / f"seed-{n}" for n in range(seed, seed + seeds)} if seeds > 1 else {seed: output}
+    there = [path for path in (output, *_seed_folders(output)) if (path / RUN_FILE).exists()]
     if there and not force:
         raise OutputExists(
-            f"{output} holds a run already ({min(there)}); choose another folder, or replace it with --force"
+            f"{output} holds a run already ({there[0]}); choose another folder, or replace it with --force"
         )
-    for stale in there - set(folders.values()):  # or an old seed would count among the new ones
-        shutil.rmtree(stale)
+    if set(there) - set(folders.values()) - set(_seed_folders(output)):
+        raise OutputExists(f"{output} is a run itself; choose another folder for the runs of several seeds")
     return folders
+
+
+def _seed_folders(output: Path) -> list[Path]:
+    """The runs of several seeds that an earlier call recorded into this folder."""
+    return [path for path in sorted(output.glob("seed-*")) if path.name.removeprefix("seed-").isdecimal()]
+
+
+def _remove_other_seeds(output: Path, folders: Iterable[Path]) -> None:
+    """Remove the runs of an earlier call's seeds, which would count among the new ones."""
+    from trajectory_tools.errors import TrajectoryError
+    from trajectory_tools.store.session import remove_run
+
+    for path in set(_seed_folders(output)) - set(folders):
+        with contextlib.suppress(TrajectoryError):  # no run of ours: it is left alone, and the report leaves it out
+            remove_run(path)
 
 
 def _schedule(at: str | None, per_decade: int | None) -> Schedule | None:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from trajectory_tools.cli.arguments import Json
+from trajectory_tools.cli.arguments import Json, SkipDamaged
 from trajectory_tools.cli.output import next_command, print_json, print_table
 
 
 def show(
     run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
+    skip_damaged: SkipDamaged = False,
     json: Json = False,
 ) -> None:
     """Show what a run holds: steps, parameters, optimizer, symmetries, sessions, and the command that made it."""
@@ -20,12 +21,12 @@ def show(
 
     from trajectory_tools.run import open_run
 
-    opened = open_run(run)
+    opened = open_run(run, damaged="skip" if skip_damaged else "error")
     if json:
         print_json({**opened.metadata, "steps": opened.n_steps, "bytes": opened.nbytes})
         return
     metadata = opened.metadata
-    groups = metadata["optimizer"]["groups"]
+    groups = metadata.get("optimizer", {}).get("groups", [])
     facts = {
         "run": opened.name,
         "label": opened.label,
@@ -33,7 +34,7 @@ def show(
         "status": opened.status,
         "problem": opened.problem,
         "data": metadata.get("problem", {}).get("data"),
-        "optimizer": metadata["optimizer"]["class"],
+        "optimizer": metadata.get("optimizer", {}).get("class"),
         "hyperparameters": ", ".join(f"{key}={value}" for key, value in groups[0].items()) if groups else None,
         "steps": opened.n_steps,
         "tensors at": opened.span,
@@ -42,7 +43,7 @@ def show(
         "symmetries": "; ".join(group.label for group in opened.symmetries) or "none declared",
         "sessions": len(metadata["sessions"]),
         "waited": f"{sum(entry.get('wait_seconds', 0.0) for entry in metadata['sessions']):.2f} s for the writer",
-        "created": metadata["created_at"],
+        "created": metadata.get("created_at"),
         "command": metadata.get("command"),
         "commit": metadata.get("environment", {}).get("git_commit"),
     }

@@ -47,14 +47,16 @@ class Capture:
         if self._save & {"param", "update"}:
             self._theta = self._flat(self.tensors)
 
-    def gradients(self) -> None:
-        """Copy g_t; a parameter whose gradient is None is left out."""
+    def gradients(self, scale: Tensor | None = None) -> None:
+        """Copy g_t, divided by a GradScaler's scale; a parameter whose gradient is None is left out."""
         if "grad" in self._save:
             grads = [tensor.grad for tensor in self.tensors]
             found = [grad for grad in grads if grad is not None]
             if len(found) < len(grads):
                 self._present = np.array([grad is not None for grad in grads])
             self._grads = self._flat(found)
+            if scale is not None:
+                self._grads = [flat.div_(scale.to(flat.device)) for flat in self._grads]
 
     def after(self, step: int) -> StepRows:
         """Subtract θ_t from θ_{t+1}, and hand over everything that was copied for this step."""
@@ -95,10 +97,13 @@ def _to_host(columns: dict[str, list[Tensor]]) -> tuple[dict[str, NDArray[np.flo
     events: list[torch.cuda.Event] = []
     for column, flats in columns.items():
         if all(flat.device.type == "cpu" for flat in flats):
-            host = flats[0] if len(flats) == 1 else torch.cat(flats) if flats else torch.empty(0)
+            host = flats[0] if len(flats) == 1 else torch.cat(flats) if flats else torch.empty(0, device="cpu")
         else:
             host = torch.empty(
-                sum(flat.numel() for flat in flats), dtype=flats[0].dtype, pin_memory=torch.cuda.is_available()
+                sum(flat.numel() for flat in flats),
+                dtype=flats[0].dtype,
+                device="cpu",
+                pin_memory=torch.cuda.is_available(),
             )
             start = 0
             for flat in flats:

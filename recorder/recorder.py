@@ -56,6 +56,7 @@ class Recorder:
         save: which of ``param`` (θ_t), ``grad`` (as the optimizer used it), ``update`` (θ_{t+1} − θ_t).
         symmetries: symmetry groups (see ``trajectory_tools.symmetry``), or dicts in run.json's form.
         label: what to call the run; runs of one label and several seeds are one curve. The folder's name unless told.
+        problem: what is trained; runs of one problem are compared with each other. The script's name unless told.
         seed: the seed the training was started with, if it is to stand in the run's description.
         info: more entries for run.json.
         if_exists: ``error``, ``resume`` (open the run's next session) or ``replace``.
@@ -81,6 +82,7 @@ class Recorder:
         save: Collection[str] = VALUE_COLUMNS,
         symmetries: Sequence[SymmetryGroup | Mapping[str, Any]] = (),
         label: str | None = None,
+        problem: str | None = None,
         seed: int | None = None,
         info: Mapping[str, Any] | None = None,
         if_exists: IfExists = "error",
@@ -116,6 +118,7 @@ class Recorder:
         self._description = {
             "label": label if label is not None else self.path.name,
             "seed": seed,
+            **({"problem": {"name": problem, "title": problem}} if problem is not None else {}),
             "symmetries": [group.checked(shapes).to_json() for group in groups],
             **(info or {}),
         }
@@ -140,7 +143,7 @@ class Recorder:
             {
                 **self._description,
                 **describe_command(),
-                "optimizer": describe_optimizer(self._optimizer) | self._description.get("optimizer", {}),
+                "optimizer": self._described_optimizer(),
                 "params": self._parameters,
                 "schedule": repr(self.schedule),
                 "save": list(self.save),
@@ -207,6 +210,9 @@ class Recorder:
         error = getattr(sys, "last_value", None)  # what has ended the program, where something has
         self._close(*_outcome(error))
 
+    def _described_optimizer(self) -> dict[str, Any]:
+        return describe_optimizer(self._optimizer) | self._description.get("optimizer", {})
+
     def _scan(self) -> None:
         """Find the parameters that the optimizer holds now."""
         named = name_parameters(self._model, self._optimizer)
@@ -241,7 +247,7 @@ class Recorder:
         assert self._session is not None
         if _held(self._optimizer) != self._held:
             self._scan()
-            self._session.update(params=self._parameters, optimizer=describe_optimizer(self._optimizer))
+            self._session.update(params=self._parameters, optimizer=self._described_optimizer())
         self._recording = bool(self.save and self.schedule(self._step)) and self._session.writer.error is None
         self._evaluations = 0
         self._loss: Any = None
@@ -249,7 +255,8 @@ class Recorder:
             self._capture.before()
         closure, arguments = _with_closure(args, kwargs, self._watched)
         if self._recording and closure is None:
-            self._capture.gradients()
+            # A fused optimizer under a GradScaler divides by the scale itself.
+            self._capture.gradients(getattr(self._optimizer, "grad_scale", None))
         self._record_seconds = time.perf_counter() - start
         return arguments
 
@@ -278,6 +285,7 @@ class Recorder:
         start = time.perf_counter()
         if self._recording:
             self._session.writer.put_tensors(self._capture.after(self._step))
+        dropped = getattr(self._optimizer, "found_inf", None)  # set by a GradScaler for a fused optimizer
         row = {
             "step": self._step,
             "loss": self._loss,
@@ -288,7 +296,7 @@ class Recorder:
             },
             "wall_time": time.time(),
             "record_seconds": self._record_seconds + time.perf_counter() - start,
-            "skipped": False,
+            "skipped": False if dropped is None else as_number("skipped", dropped),
             "n_evals": max(self._evaluations, 1),
         }
         self._scalars.step(row)
@@ -303,9 +311,10 @@ def _outcome(error: BaseException | None) -> tuple[str, str | None]:
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", f"{type(error).__name__}: {error}"
 
 
-def _held(optimizer: Optimizer) -> list[tuple[int, torch.Size, torch.dtype]]:
+def _held(optimizer: Optimizer) -> list[tuple[int, torch.Size, torch.dtype, torch.device]]:
     """What tells that the optimizer's parameters are still the same: those named in run.json, as it says."""
-    return [(id(tensor), tensor.shape, tensor.dtype) for group in optimizer.param_groups for tensor in group["params"]]
+    tensors = (tensor for group in optimizer.param_groups for tensor in group["params"])
+    return [(id(tensor), tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
 
 
 def _is_below(frame: FrameType, top: FrameType | None) -> bool:

@@ -20,13 +20,16 @@ Row = dict[str, Any]
 class ScalarLog:
     """Assigns what is logged to steps, and hands over rows in order.
 
-    A name that is first logged before any step belongs to the step that follows each call; any other name to the step
-    before it. So ``log`` may stand on either side of ``optimizer.step()``, and every row is one iteration of the loop.
+    A name that is first logged before any step belongs to the step that follows each call, and its last value counts;
+    any other name to the step before it, and its first value counts: what is logged in an iteration without a step
+    (a GradScaler dropped it, gradients are accumulated) does not change an earlier step's row. So ``log`` may stand on
+    either side of ``optimizer.step()``, and every row is one iteration of the loop.
     """
 
     def __init__(self, put: Callable[[Row], None]) -> None:
         self._put = put
         self._ahead: set[str] = set()  # names that are logged before their step
+        self._spelled = {"loss": "loss"}
         self._next: Row = {}
         self._current: Row | None = None
         self._waiting: deque[Row] = deque()
@@ -36,12 +39,14 @@ class ScalarLog:
         for name in values:
             if name.lower() in RESERVED_SCALARS:  # as in SQL, where case does not tell columns apart
                 raise BadArgument(f"cannot log {name!r}: the recorder fills that column itself; choose another name")
+            if self._spelled.setdefault(name.lower(), name) != name:
+                raise BadArgument(f"cannot log {name!r} beside {self._spelled[name.lower()]!r}: SQL ignores case")
         for name, number in {name: as_number(name, value) for name, value in values.items()}.items():
             if self._current is None:
                 self._ahead.add(name)
             if name in self._ahead or self._current is None:
                 self._next[name] = number
-            else:
+            elif self._current.get(name) is None:
                 self._current[name] = number
 
     def step(self, row: Row) -> None:
@@ -70,7 +75,7 @@ class Pending:
     """A number that is being copied from a GPU."""
 
     def __init__(self, value: Tensor) -> None:
-        self._host = torch.empty((), dtype=torch.float64, pin_memory=True)
+        self._host = torch.empty((), dtype=torch.float64, device="cpu", pin_memory=True)
         self._host.copy_(value.to(torch.float64), non_blocking=True)
         self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._event.record(torch.cuda.current_stream(value.device))

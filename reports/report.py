@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from trajectory_tools.errors import BadArgument, MissingData
+from trajectory_tools.errors import MissingData
 from trajectory_tools.metrics import Metric, analyze
 from trajectory_tools.reports.cautions import cautions
 from trajectory_tools.reports.described import RUN_COLUMNS, Provenance, describe
@@ -75,7 +75,7 @@ def write_report(
     """
     target = Path(path)
     with new_file(target, force=force) as write:
-        opened = _opened(runs)
+        opened = find_runs(runs)
         if not any(run.n_steps for run in opened):
             raise MissingData(
                 f"no step was recorded in {opened[0].name}"
@@ -86,14 +86,6 @@ def write_report(
         parts = list(_problems(opened, style, metrics, saved))
         write(_page(opened, parts, style, title=title, now=now or datetime.now(UTC), command=command or _command()))
     return target
-
-
-def _opened(runs: Run | str | Path | Iterable[Run | str | Path]) -> list[Run]:
-    several_runs = [runs] if isinstance(runs, Run | str | Path) else list(runs)
-    found = [run for one in several_runs for run in ([one] if isinstance(one, Run) else find_runs([one]))]
-    if not found:
-        raise BadArgument("no runs were given; name at least one run folder")
-    return list({run.path.resolve(): run for run in found}.values())
 
 
 def _problems(

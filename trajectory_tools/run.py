@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trajectory_tools.errors import BadArgument, DamagedPart, MissingData, NotARun, UnknownName
+from trajectory_tools.errors import (
+    BadArgument,
+    DamagedPart,
+    MissingData,
+    NotARun,
+    UnknownName,
+    UnsupportedFormat,
+)
 from trajectory_tools.store.chunks import Chunk, read_chunks
 from trajectory_tools.store.metadata import RUN_FILE, read_metadata
 from trajectory_tools.store.parts import ADVICE, Part, committed_parts, read_manifest
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-__all__ = ["Run", "Steps", "find_runs", "open_run"]
+__all__ = ["Run", "Runs", "Steps", "find_runs", "open_run"]
 
 Steps = int | slice | Sequence[int] | NDArray[np.int64]
 """Step numbers: one, some, or a slice ``start:stop:stride`` of them."""
@@ -302,25 +309,49 @@ def _session_starts(parts: Iterable[Part]) -> dict[int, int]:
     return starts
 
 
+Runs = Run | str | Path | Iterable[Run | str | Path]
+"""What ``compute``, ``analyze`` and ``write_report`` take: a run, a folder of runs, or several of them."""
+
+
 def open_run(path: str | Path, *, damaged: Damaged = "error") -> Run:
     """Open one run folder. ``damaged='skip'`` checks every part's sha256 first and leaves out the damaged ones."""
     folder = Path(path)
     if folder.is_dir() and not (folder / RUN_FILE).exists():
         inside = sorted(found.parent for found in folder.glob(f"*/**/{RUN_FILE}"))
         if inside:
-            raise NotARun(
-                f"{folder} is no run but holds {len(inside)}, such as {inside[0]};"
-                " open one of them, or all with find_runs"
-            )
+            raise NotARun(f"{folder} is no run but holds {len(inside)}, such as {inside[0]}; give one of them")
     return Run(folder, damaged=damaged)
 
 
-def find_runs(paths: Iterable[str | Path], *, damaged: Damaged = "error") -> list[Run]:
-    """Every run at or below the given folders, each once, in the order of the paths."""
-    folders: dict[Path, None] = {}
-    for path in map(Path, paths):
-        below = sorted(found.parent for found in path.glob(f"**/{RUN_FILE}")) if path.is_dir() else []
-        if not below:
-            read_metadata(path)  # raises the sentence that says why
-        folders.update(dict.fromkeys(below))
-    return [Run(folder, damaged=damaged) for folder in folders]
+def find_runs(paths: Runs, *, damaged: Damaged = "error") -> list[Run]:
+    """Every run at or below the given folders, each once, in the order of the paths; an opened run stays as it is.
+
+    Below a folder, a run.json of another program is passed over. ``NotARun`` for a folder without any run.
+    """
+    found: dict[Path, Run] = {}
+    for path in [paths] if isinstance(paths, Run | str | Path) else paths:
+        if isinstance(path, Run):
+            found.setdefault(path.path.resolve(), path)
+            continue
+        folders = [Path(path)] if (Path(path) / RUN_FILE).exists() else _runs_below(Path(path))
+        for folder in folders:
+            if folder.resolve() not in found:
+                found[folder.resolve()] = Run(folder, damaged=damaged)
+    if not found:
+        raise BadArgument("no runs were given; name at least one run folder")
+    return list(found.values())
+
+
+def _runs_below(path: Path) -> list[Path]:
+    below = []
+    for file in sorted(path.glob(f"*/**/{RUN_FILE}")) if path.is_dir() else ():
+        try:
+            read_metadata(file.parent)
+        except NotARun:
+            continue
+        except UnsupportedFormat:
+            pass  # it is a run: opening it says why it cannot be read
+        below.append(file.parent)
+    if not below:
+        read_metadata(path)  # raises the sentence that says why
+    return below

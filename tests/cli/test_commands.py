@@ -239,3 +239,18 @@ def test_debug_gives_the_traceback(tmp_path):
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "NotARun" in done.stderr
+
+
+def test_force_touches_nothing_but_the_runs_of_its_own(tmp_path):
+    record = ("record", "quadratic", "--optimizer", "sgd", "--lr", 0.001, "--steps", 2)
+    traj(*record, "-o", "p/keep/x", cwd=tmp_path)
+    other = tmp_path / "p/other"
+    other.mkdir()
+    (other / "run.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    refused(*record, "-o", "p", "--force", cwd=tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    traj(*record, "-o", "q", "--seeds", 2, cwd=tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    refused(*record, "-o", "q", "--seeds", 3, "--force", "--save", "foo", cwd=tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -396,3 +396,32 @@ def test_recording_on_the_gpu_leaves_the_weights_bit_identical_and_does_not_wait
             recorder.close()
         weights.append([p.detach().cpu() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_a_fused_optimizer_under_a_grad_scaler(tmp_path):
+    """The gradient is unscaled, and a step that the scaler dropped says so."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with Recorder(tmp_path / "run", [("weight", weight)], optimizer):
+        for factor in (2.0, float("inf")):
+            optimizer.zero_grad()
+            scaler.scale((weight * factor).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    run = open_run(tmp_path / "run")
+    assert run.array("grad", "weight")[0].tolist() == [2.0, 2.0, 2.0]
+    assert run.scalars()["skipped"].tolist() == [False, True]
+    assert not run.array("update", "weight")[1].any()
+
+
+def test_what_is_logged_without_a_step_changes_no_earlier_row(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    with Recorder(tmp_path / "run", [("weight", weight)], optimizer) as recorder:
+        for loss, steps in ((100.0, True), (101.0, True), (102.0, False), (103.0, True)):
+            weight.grad = torch.ones(3)
+            if steps:
+                optimizer.step()
+            recorder.log(loss=loss)
+    assert open_run(tmp_path / "run").scalars()["loss"].tolist() == [100.0, 101.0, 103.0]

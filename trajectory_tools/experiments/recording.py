@@ -66,7 +66,8 @@ class Experiment:
         """Train for ``steps`` steps from this seed and record it; returns the closed recorder.
 
         The run's id is made from everything that determines the numbers, so the same experiment gives the same bytes in
-        ``tensors/``. Raises ``BadArgument`` for fewer than one step and for seeds that tuning uses.
+        ``tensors/``, as long as no part rolls by age (30 s); the values are the same in any case. Raises
+        ``BadArgument`` for fewer than one step and for a seed below 0 or among those that tuning uses.
         """
         from trajectory_tools.experiments.training import train
         from trajectory_tools.recorder import Recorder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -17,13 +17,11 @@ from trajectory_tools.errors import BadArgument, MissingData
 from trajectory_tools.metrics.base import Metric
 from trajectory_tools.metrics.registry import make_metric, metrics
 from trajectory_tools.metrics.saved import load_saved, save
-from trajectory_tools.run import Run, find_runs
+from trajectory_tools.run import Run, Runs, find_runs
 from trajectory_tools.store.chunks import Chunk, read_chunks
 from trajectory_tools.store.parts import Part
 
 __all__ = ["Analysis", "analyze", "compute"]
-
-Runs = Run | str | Path | Iterable[Run | str | Path]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def compute(
     be measured is named, with the reason, in ``frame.attrs["skipped"]``; ``MissingData`` where none can.
     """
     made = make_metric(metric, **options)
-    analysis = _analyze(_opened(runs), [made], executor=executor, saved=False)[made.name]
+    analysis = _analyze(find_runs(runs), [made], executor=executor, saved=False)[made.name]
     if analysis.skipped and analysis.frame.empty:
         run, reason = next(iter(analysis.skipped.items()))
         raise MissingData(f"no {made.name} of {run}: {reason}")
@@ -68,15 +66,7 @@ def analyze(
     for metric in map(make_metric, names or metrics()):
         if wanted.setdefault(metric.name, metric) != metric:
             raise BadArgument(f"two metrics are called {metric.name!r}; analyze them one after the other")
-    return _analyze(_opened(runs), list(wanted.values()), executor=executor, saved=saved)
-
-
-def _opened(runs: Runs) -> list[Run]:
-    several = [runs] if isinstance(runs, Run | str | Path) else list(runs)
-    opened = [run for one in several for run in ([one] if isinstance(one, Run) else find_runs([one]))]
-    if not opened:
-        raise BadArgument("no runs were given; name at least one run folder")
-    return list({run.path: run for run in opened}.values())
+    return _analyze(find_runs(runs), list(wanted.values()), executor=executor, saved=saved)
 
 
 def _analyze(

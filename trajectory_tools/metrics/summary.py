@@ -18,7 +18,7 @@ LAST_STEPS = 10
 
 
 def summarize(runs: Sequence[Run], analyses: Mapping[str, Analysis]) -> pd.DataFrame:
-    """Columns: problem, label, seeds, steps; then, where they were computed,
+    """Columns: problem, label, seeds, steps (of the longest); then, where they were computed,
 
     - ``loss`` and ``loss sd``: the training loss over the last ``LAST_STEPS`` steps, mean and sd over seeds;
     - ``<kind> share`` and ``<kind> / chance`` for each kind of symmetry: the share of the update along it, median over
@@ -38,8 +38,11 @@ def summarize(runs: Sequence[Run], analyses: Mapping[str, Analysis]) -> pd.DataF
     for name, numbers in (("loss", _loss), ("dynamics", _dynamics)):
         if name in analyses and not analyses[name].frame.empty:
             table = table.merge(numbers(analyses[name].frame), how="left", left_on="run", right_index=True)
+    if "non-finite" in table:
+        table["non-finite"] = table["non-finite"].fillna(0)
     grouped = table.drop(columns="run").groupby(["problem", "label"], sort=False)
     summary = grouped.mean()
+    summary["steps"] = grouped["steps"].max()
     summary.insert(0, "seeds", grouped.size())
     if "loss" in summary:
         summary.insert(summary.columns.get_loc("loss") + 1, "loss sd", grouped["loss"].std())

@@ -24,7 +24,7 @@ from trajectory_tools.store.parts import MANIFEST, committed_parts, first_line, 
 from trajectory_tools.store.schema import FORMAT_NAME, FORMAT_VERSION, TABLES
 from trajectory_tools.store.writer import RunWriter, WriterOptions
 
-__all__ = ["ANALYSIS", "IfExists", "Session"]
+__all__ = ["ANALYSIS", "IfExists", "Session", "remove_run"]
 
 IfExists = Literal["error", "resume", "replace"]
 ANALYSIS = "analysis"
@@ -101,11 +101,7 @@ class Session:
         if not (self.folder / RUN_FILE).exists():
             return None
         if if_exists == "replace":
-            for name in (*TABLES, ANALYSIS):
-                if (self.folder / name).exists():
-                    shutil.rmtree(self.folder / name)
-            for name in (MANIFEST, RUN_FILE):
-                (self.folder / name).unlink(missing_ok=True)
+            _clear(self.folder)
             return None
         if if_exists == "error":
             raise OutputExists(
@@ -147,6 +143,27 @@ class Session:
         for table in ("scalars", "tensors"):
             (self.folder / table).mkdir(exist_ok=True)
         self.writer = RunWriter(self.folder, run_id=self.metadata["run_id"], session=number, rank=rank, options=options)
+
+
+def remove_run(folder: Path) -> None:
+    """Remove a run, and its folder if nothing else is in it; ``NotARun`` or ``RunBusy`` where that must not be."""
+    read_metadata(folder)
+    lock = lock_run(folder)
+    try:
+        _clear(folder)
+    finally:
+        lock.release()
+    (folder / ".lock").unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _clear(folder: Path) -> None:
+    for name in (*TABLES, ANALYSIS):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+    for name in (MANIFEST, RUN_FILE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def utc_now() -> str:

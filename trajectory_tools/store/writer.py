@@ -159,7 +159,8 @@ class RunWriter:
 
     def _add(self, table: str, row: StepRows | ScalarRow, nbytes: int) -> None:
         """Put the row into the table's open batch, once there is room."""
-        # What is sealed here must not depend on how far the thread has come: equal runs are equal files.
+        # What is sealed here must not depend on how far the thread has come: equal runs are equal files, unless parts
+        # roll by age.
         if sum(batch.nbytes for batch in self._open.values()) + nbytes > self._queue_bytes:
             self._seal(*self._open)
         if not self._has_room(nbytes):
