@@ -30,6 +30,7 @@ class ScalarLog:
         self._put = put
         self._ahead: set[str] = set()  # names that are logged before their step
         self._spelled = {"loss": "loss"}
+        self._logged: set[str] = set()  # names that the user gave the current row
         self._next: Row = {}
         self._current: Row | None = None
         self._waiting: deque[Row] = deque()
@@ -53,6 +54,7 @@ class ScalarLog:
         """Begin the row of a step that was just made; the row before it is complete."""
         self._complete()
         self._current = {**row, **self._next}
+        self._logged = set(self._next)
         self._next = {}
         self._send(wait=False)
 

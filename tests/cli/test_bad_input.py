@@ -40,7 +40,7 @@ from commands import refused, traj
         ("report nowhere", "no run at nowhere"),
         ("query empty SELECT", "empty is no run"),
         ("show empty", "empty is no run"),
-        ("list nowhere", "no run at nowhere"),
+        ("list nowhere", "there is no folder nowhere"),
     ],
 )
 def test_refused_with_one_sentence(tmp_path, words, says):
