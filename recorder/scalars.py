@@ -47,8 +47,9 @@ class ScalarLog:
                 self._ahead.add(name)
             if name in self._ahead or self._current is None:
                 self._next[name] = number
-            elif self._current.get(name) is None:
+            elif name not in self._logged:
                 self._current[name] = number
+                self._logged.add(name)
 
     def step(self, row: Row) -> None:
         """Begin the row of a step that was just made; the row before it is complete."""
