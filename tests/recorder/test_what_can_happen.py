@@ -16,7 +16,7 @@ from training import backward, batches, network, recorded, train
 from trajectory_tools.errors import BadArgument, OutputExists, RecordingFailed, RunBusy, TrajectoryError
 from trajectory_tools.recorder import Recorder
 from trajectory_tools.run import open_run
-from trajectory_tools.store.part_writer import PartWriter
+from trajectory_tools.store.part_file import PartFile
 
 
 def sgd(model, **options):
@@ -201,7 +201,7 @@ def test_a_writer_that_fails_warns_once_and_lets_the_training_go_on(tmp_path, mo
     def fail(self, *arguments, **keywords):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(PartWriter, "write", fail)
+    monkeypatch.setattr(PartFile, "write", fail)
     model, plain = network(), network()
     optimizer = sgd(model)
     recorder = Recorder(tmp_path / "run", model, optimizer, queue_bytes=3000).attach()
@@ -226,7 +226,7 @@ def test_the_trainings_own_exception_stays_the_one_that_is_seen(tmp_path, monkey
     optimizer = sgd(model)
     with pytest.raises(ValueError, match="mine") as caught, Recorder(tmp_path / "run", model, optimizer):  # noqa: PT012
         optimizer.step()
-        monkeypatch.setattr(PartWriter, "write", fail)
+        monkeypatch.setattr(PartFile, "write", fail)
         raise ValueError("mine")
     assert "No space left" in caught.value.__notes__[0]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from making import assert_holds, described, layout_of, record, rows_at, scalars_at, values_at
+from making import assert_holds, described, layout_of, part_of, record, rows_at, scalars_at, values_at
 
 from trajectory_tools.errors import OutputExists, RunBusy
 from trajectory_tools.run import open_run
 from trajectory_tools.store import files
 from trajectory_tools.store.files import append_line, move_without_replacing, read_json, write_json
-from trajectory_tools.store.part_writer import PartWriter
+from trajectory_tools.store.part_file import PartFile
 from trajectory_tools.store.parts import MANIFEST, committed_parts, read_manifest, sha256
 from trajectory_tools.store.session import Session
 from trajectory_tools.store.verify import verify
@@ -192,7 +192,7 @@ def test_nothing_is_visible_before_it_is_whole(tmp_path, monkeypatch):
         assert pq.read_table(source).num_rows > 0
         return move_without_replacing(source, target)
 
-    monkeypatch.setattr("trajectory_tools.store.part_writer.move_without_replacing", looking)
+    monkeypatch.setattr("trajectory_tools.store.part_file.move_without_replacing", looking)
     record(tmp_path, range(3))
     assert len(seen) == 2
 
@@ -217,30 +217,22 @@ def test_parts_roll_by_age_without_any_further_row(tmp_path):
 
 
 def test_a_dropped_part_leaves_no_trace(tmp_path):
-    from trajectory_tools.store.committer import Committer
-    from trajectory_tools.store.rows import row_groups
-
-    (tmp_path / "tensors").mkdir()
-    writer = PartWriter(
-        tmp_path, "tensors", Committer(), run_id="r", session=0, rank=0, compression="zstd", max_bytes=1
-    )
-    for table in row_groups([rows_at(0, layout_of(), values_at(0))]):
-        writer.write(table, born=time.monotonic())
+    part = part_of(tmp_path, 0)
     assert list((tmp_path / "tensors").iterdir())
-    writer.drop()
-    writer.drop()
+    part.drop()
+    part.drop()
     assert not list((tmp_path / "tensors").iterdir())
 
 
 @pytest.mark.parametrize("compression", ["zstd", "none"])
-def test_the_same_values_and_run_id_give_the_same_bytes(tmp_path, compression):
+def test_the_same_values_and_run_id_give_the_same_bytes(tmp_path, monkeypatch, compression):
     """However slow the disk: what goes into which row group does not depend on how far the writer has come."""
+    write = PartFile.write
     digests = []
     for name, delay in (("a", 0.0), ("b", 0.01)):
         folder = tmp_path / name
         session = record(folder, [], close=False, part_bytes=30_000, queue_bytes=40_000, compression=compression)
-        write = session.writer._write
-        session.writer._write = lambda batch, write=write, delay=delay: (time.sleep(delay), write(batch))
+        monkeypatch.setattr(PartFile, "write", lambda *args, delay=delay: (time.sleep(delay), write(*args)))
         layout = layout_of()
         for step in range(200):
             session.writer.put_tensors(rows_at(step, layout, values_at(step)))

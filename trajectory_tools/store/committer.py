@@ -1,4 +1,4 @@
-"""The thread that commits parts, in order, while the next rows are being encoded."""
+"""The thread that commits parts while others are being encoded: each table's in order, whichever is done first."""
 
 from __future__ import annotations
 
@@ -6,48 +6,84 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable
-from queue import Queue
+from collections import defaultdict, deque
+
+from trajectory_tools.store.part_file import PartFile
 
 __all__ = ["Committer", "yield_to_training"]
 
+MAX_FINISHED = 3
+"""Parts that may wait to be committed: a disk that is slower than the encoders holds them up."""
+
 
 class Committer:
-    """Commits one part after the other; once one has failed, those behind it are given up."""
+    """Commits a part once it is finished and every part before it is committed: a kill leaves no gap in a trajectory.
+
+    Once one has failed, all that are left are dropped.
+    """
 
     def __init__(self) -> None:
         self._error: Exception | None = None
-        self._jobs: Queue[tuple[Callable[[], None], Callable[[], None]] | None] = Queue(2)
+        self._due: dict[str, deque[PartFile]] = defaultdict(deque)
+        self._finished: set[PartFile] = set()
+        self._closing = False
+        self._changed = threading.Condition()
         # Started now, not when it is first needed: that may be while the interpreter ends, when no thread can start.
         self._thread = threading.Thread(target=self._run, name="trajectory-committer", daemon=True)
         self._thread.start()
 
-    def submit(self, commit: Callable[[], None], give_up: Callable[[], None]) -> None:
-        """Have a part committed, or given up; waits while two others do. Raises the error of an earlier one."""
-        self._jobs.put((commit, give_up))
-        self._raise()
+    def expect(self, part: PartFile) -> None:
+        """Announce the table's next part."""
+        with self._changed:
+            self._due[part.table].append(part)
+
+    def submit(self, part: PartFile) -> None:
+        """Have a finished part committed; waits while too many do. Raises the error of an earlier one."""
+        with self._changed:
+            self._finished.add(part)
+            self._changed.notify_all()
+            # The one that the others wait for must not wait for them.
+            self._changed.wait_for(lambda: len(self._finished) <= MAX_FINISHED or self._next() is part or self._error)
+            self._raise()
 
     def close(self) -> None:
-        """Return once nothing is left to commit; raises the first error."""
-        self._jobs.put(None)
+        """Commit what can be, and drop what was not finished; raises the first error."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
         self._thread.join()
+        for parts in self._due.values():
+            for part in parts:
+                part.drop()
         self._raise()
 
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
 
+    def _next(self) -> PartFile | None:
+        """A part that can be committed now."""
+        return next((due[0] for due in self._due.values() if due and due[0] in self._finished), None)
+
     def _run(self) -> None:
         yield_to_training()
-        while (job := self._jobs.get()) is not None:
-            commit, give_up = job
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._next() or self._closing)
+                part = self._next()
+            if part is None:
+                return
             try:
-                if self._error is None:
-                    commit()
+                part.commit()
             except Exception as error:  # whatever it is, nobody may be left waiting for this thread
-                self._error = error
-            if self._error is not None:
-                give_up()
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self._due[part.table].popleft()
+                self._finished.discard(part)
+                self._changed.notify_all()
 
 
 def yield_to_training() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -52,8 +51,8 @@ def tensors_schema(dtype: str) -> pa.Schema:
     )
 
 
-def scalars_schema(names: Sequence[str] = ()) -> pa.Schema:
-    """Columns of ``scalars``: one row per step; ``names`` are the user's, each nullable float64."""
+def scalars_schema() -> pa.Schema:
+    """Columns of ``scalars``, one row per step; each name that the user logs adds a nullable float64."""
     return pa.schema(
         [
             pa.field("step", pa.int64(), nullable=False),
@@ -63,7 +62,6 @@ def scalars_schema(names: Sequence[str] = ()) -> pa.Schema:
             pa.field("record_seconds", pa.float64(), nullable=False),
             pa.field("skipped", pa.bool_(), nullable=False),
             pa.field("n_evals", pa.int32(), nullable=False),
-            *(pa.field(name, pa.float64()) for name in names),
         ]
     )
 

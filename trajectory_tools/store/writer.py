@@ -1,45 +1,38 @@
-"""The writer: one background thread behind a queue that is bounded in bytes."""
+"""The writer: background threads behind a queue that is bounded in bytes."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from trajectory_tools.errors import BadArgument, RecordingFailed, UnknownName
-from trajectory_tools.store.arrow import NUMPY_TYPES, number_array
+from trajectory_tools.store.batch import Batch, ScalarBatch, ScalarRow, TensorBatch
 from trajectory_tools.store.committer import Committer, yield_to_training
-from trajectory_tools.store.part_writer import PartWriter
-from trajectory_tools.store.parts import first_line
-from trajectory_tools.store.rows import StepRows, row_groups
-from trajectory_tools.store.schema import ROW_GROUP_VALUES, scalars_schema
+from trajectory_tools.store.part_file import PartFile
+from trajectory_tools.store.parts import PartId, first_line
+from trajectory_tools.store.rows import StepRows
 
 __all__ = ["RunWriter", "ScalarRow", "WriterOptions"]
 
-SCALAR_ROWS = 4096
-SCALAR_ROW_BYTES = 512  # about what a row's dict and floats take in memory
-STEP_ROW_BYTES = 2048  # about what a step's arrays take in memory beside their values
-
-ScalarRow = Mapping[str, float | int | bool | None]
+ENCODERS = 2
+"""Encoding threads, each at work on a part of its own."""
 
 
 @dataclass(frozen=True)
 class WriterOptions:
     """How a run is written.
 
-    ``compression``: ``zstd``, or ``none``. ``queue_bytes``: how much may wait in memory. Parts roll at ``part_bytes``
-    or when their first row is ``part_seconds`` old: what a kill can cost.
+    ``compression``: ``zstd``, or ``none``. ``queue_bytes``: how much may wait in memory. Parts roll when they hold
+    ``part_bytes`` of values, or when their first row is ``part_seconds`` old: what a kill can cost.
     """
 
     compression: str = "zstd"
@@ -55,16 +48,36 @@ class WriterOptions:
 
 
 @dataclass
-class Batch:
-    """Rows that are written together, as one row group or a few."""
+class Stream:
+    """What one table is being given: the batch that is being filled, and the part that its batches go to."""
 
-    rows: list[Any]  # StepRows of one layout, or ScalarRows
-    nbytes: int = 0
-    born: float = field(default_factory=time.monotonic)
+    table: str
+    batch: Batch | None = None
+    part: PartFile | None = None
+    part_bytes: int = 0
+    sequence: int = 0
+    schema: pa.Schema | None = None
+
+    @property
+    def born(self) -> float:
+        """When (monotonic) the oldest row was recorded that no finished part holds."""
+        return min((x.born for x in (self.part, self.batch) if x is not None), default=float("inf"))
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch for a part; or no batch, and the part is to be finished."""
+
+    part: PartFile
+    batch: Batch | None
 
 
 class RunWriter:
     """Takes rows without waiting for the disk, unless ``queue_bytes`` of them wait already.
+
+    Rows are handed over by the batch: a thread woken for each step would cost the training more than the copy. Which
+    rows share a batch and a part is decided as they come, so that equal runs are equal files unless parts roll by age.
+    Then ``ENCODERS`` threads encode, one part each, and a further one commits the parts in order.
 
     After a failure nothing more is written, one warning says so, ``put_*`` do nothing, and ``close`` raises
     ``RecordingFailed``. ``wait_seconds`` is how long ``put_*`` have waited for room.
@@ -79,73 +92,69 @@ class RunWriter:
         rank: int = 0,
         options: WriterOptions | None = None,
     ) -> None:
-        options = options or WriterOptions()
         self.wait_seconds = 0.0
         self.error: BaseException | None = None
+        self._options = options or WriterOptions()
         self._folder = folder
-        self._queue_bytes = options.queue_bytes
-        self._part_seconds = options.part_seconds
+        self._run_id = run_id
+        self._session = session
+        self._rank = rank
         self._committer = Committer()
-        self._tensor_parts, self._scalar_parts = (
-            PartWriter(
-                folder,
-                table,
-                self._committer,
-                run_id=run_id,
-                session=session,
-                rank=rank,
-                compression=options.compression,
-                max_bytes=options.part_bytes,
-            )
-            for table in ("tensors", "scalars")
-        )
-        self._scalar_names: list[str] = []
-        # Rows are handed over by the batch: a thread woken for each step would cost the training more than the copy.
-        self._open: dict[str, Batch] = {}
-        self._sealed: deque[Batch] = deque()
+        self._tensors, self._scalars = self._streams = (Stream("tensors"), Stream("scalars"))
+        self._work: deque[Work] = deque()
+        self._busy: set[PartFile] = set()  # parts that an encoder is at work on
+        self._encoding = ENCODERS  # threads that have not ended
         self._in_flight = 0  # bytes taken and not yet given to Parquet
         self._closing = self._warned = False
         self._changed = threading.Condition()
         self._process = os.getpid()
-        # A daemon: a forgotten close must not keep the interpreter from ending (the recorder closes at exit).
-        self._thread = threading.Thread(target=self._run, name="trajectory-writer", daemon=True)
-        self._thread.start()
+        # Daemons: a forgotten close must not keep the interpreter from ending (the recorder closes at exit).
+        self._threads = [
+            threading.Thread(target=self._run, name=f"trajectory-encoder-{i}", daemon=True) for i in range(ENCODERS)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def put_tensors(self, rows: StepRows) -> None:
         """Hand over one step; waits while the queue is full. A step larger than the queue waits until it is empty."""
-        with self._changed:
-            if self._stopped():
-                return
-            batch = self._open.get("tensors")
-            nbytes = rows.nbytes + STEP_ROW_BYTES
-            group_bytes = ROW_GROUP_VALUES * np.dtype(rows.layout.dtype).itemsize * max(len(rows.values), 1)
-            batch_bytes = min(group_bytes, self._queue_bytes // 4)
-            if batch and (batch.rows[0].layout is not rows.layout or batch.nbytes + nbytes > batch_bytes):
-                self._seal("tensors")
-            self._add("tensors", rows, nbytes)
+        self._put(self._tensors, rows, TensorBatch.size(rows), lambda: TensorBatch(rows.layout))
 
     def put_scalars(self, row: ScalarRow) -> None:
         """Hand over one step's scalars."""
-        with self._changed:
-            if self._stopped():
-                return
-            if "scalars" in self._open and len(self._open["scalars"].rows) >= SCALAR_ROWS:
-                self._seal("scalars")
-            self._add("scalars", row, SCALAR_ROW_BYTES)
+        self._put(self._scalars, row, ScalarBatch.size(row), ScalarBatch)
 
     def close(self) -> None:
         """Write and commit everything that was handed over; raises ``RecordingFailed`` if any of it could not be."""
         if os.getpid() != self._process:  # a forked child has no writer thread, and nothing of its own to write
             return
         with self._changed:
+            if self.error is None:
+                for stream in self._streams:
+                    self._end_part(stream)
             self._closing = True
             self._changed.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         if self.error is not None:
             raise RecordingFailed(
                 f"recording into {self._folder} stopped: {first_line(self.error)}; what was committed before can be"
                 " read; make room, or choose another folder, and record again"
             ) from self.error
+
+    def _put(self, stream: Stream, row: Any, nbytes: int, new_batch: Callable[[], Batch]) -> None:
+        with self._changed:
+            if self._stopped():
+                return
+            if stream.batch is not None and not stream.batch.takes(row, self._options.queue_bytes // 4):
+                self._seal(stream)
+            if self._open_bytes() + nbytes > self._options.queue_bytes:
+                for each in self._streams:
+                    self._seal(each)
+            self._wait_for_room(nbytes)
+            if self.error is None:
+                stream.batch = stream.batch or new_batch()
+                stream.batch.add(row)
+                self._in_flight += nbytes
 
     def _stopped(self) -> bool:
         if self.error is not None and not self._warned:
@@ -157,98 +166,114 @@ class RunWriter:
             )
         return self.error is not None or self._closing
 
-    def _add(self, table: str, row: StepRows | ScalarRow, nbytes: int) -> None:
-        """Put the row into the table's open batch, once there is room."""
-        # What is sealed here must not depend on how far the thread has come: equal runs are equal files, unless parts
-        # roll by age.
-        if sum(batch.nbytes for batch in self._open.values()) + nbytes > self._queue_bytes:
-            self._seal(*self._open)
-        if not self._has_room(nbytes):
-            start = time.perf_counter()
-            self._changed.wait_for(lambda: self._has_room(nbytes) or self.error is not None)
-            self.wait_seconds += time.perf_counter() - start
-        if self.error is None:
-            batch = self._open.setdefault(table, Batch([]))
-            batch.rows.append(row)
-            batch.nbytes += nbytes
-            self._in_flight += nbytes
+    def _wait_for_room(self, nbytes: int) -> None:
+        """Wait if the queue is full, and then until half of it is free.
 
-    def _has_room(self, nbytes: int) -> bool:
-        return not self._in_flight or self._in_flight + nbytes <= self._queue_bytes
+        One long wait lets the encoders have every core to themselves; many short ones, at each of which the training's
+        threads spin, do not.
+        """
+        limit = self._options.queue_bytes
+        if not self._in_flight or self._in_flight + nbytes <= limit:
+            return
+        start = time.perf_counter()
+        enough = max(limit // 2, self._open_bytes() + nbytes)  # what is open is not being written
+        self._changed.wait_for(lambda: not self._in_flight or self._in_flight + nbytes <= enough or self.error)
+        self.wait_seconds += time.perf_counter() - start
 
-    def _seal(self, *tables: str) -> None:
-        """Give these open batches to the thread."""
-        self._sealed.extend([self._open.pop(table) for table in tables])
+    def _open_bytes(self) -> int:
+        return sum(stream.batch.nbytes for stream in self._streams if stream.batch is not None)
+
+    def _seal(self, stream: Stream) -> None:
+        """Give the stream's open batch to the encoders."""
+        if stream.batch is None:
+            return
+        batch, stream.batch = stream.batch, None
+        schema = batch.schema(stream.schema)
+        if stream.part is not None and schema != stream.schema:
+            self._end_part(stream)
+        stream.schema = schema
+        if stream.part is None:
+            stream.part = PartFile(
+                self._folder,
+                stream.table,
+                PartId(self._session, self._rank, stream.sequence),
+                schema,
+                run_id=self._run_id,
+                compression=self._options.compression,
+                born=batch.born,
+            )
+            self._committer.expect(stream.part)
+        self._work.append(Work(stream.part, batch))
+        stream.part_bytes += batch.nbytes
+        if stream.part_bytes >= self._options.part_bytes:
+            self._end_part(stream)
         self._changed.notify_all()
 
-    # From here on: the thread.
+    def _end_part(self, stream: Stream) -> None:
+        """Have the stream's part, with all that was recorded for it, finished."""
+        self._seal(stream)
+        if stream.part is not None:
+            self._work.append(Work(stream.part, None))
+            stream.part, stream.part_bytes = None, 0
+            stream.sequence += 1
+            self._changed.notify_all()
+
+    # From here on: the encoding threads.
 
     def _run(self) -> None:
-        parts = (self._tensor_parts, self._scalar_parts)
         try:
             yield_to_training()
-            while (batch := self._next_batch()) is not None:
-                self._write(batch)
-                for part in parts:
-                    if part.full or part.age >= self._part_seconds:
-                        part.commit()
-                with self._changed:
-                    self._in_flight -= batch.nbytes
-                    self._changed.notify_all()
-                del batch  # or its rows would stay in memory until the next one comes
-            for part in parts:
-                part.commit()
-            self._committer.close()
-        except BaseException as error:
-            with self._changed:  # first of all: the training may be waiting for room
-                self.error = error
-                self._sealed.clear()
-                self._open.clear()
-                self._changed.notify_all()
-            for part in parts:
-                part.drop()
-            with contextlib.suppress(Exception):  # the error that led here is the one to be told
-                self._committer.close()
-
-    def _next_batch(self) -> Batch | None:
-        """The oldest sealed batch; an empty one when a part has become old; ``None`` when all is written."""
-        with self._changed:
-            while not self._sealed:
-                ages = [time.monotonic() - batch.born for batch in self._open.values()]
-                ages += [part.age for part in (self._tensor_parts, self._scalar_parts)]
-                if self._closing or max(ages) >= self._part_seconds:
-                    self._seal(*self._open)
-                    if not self._sealed:
-                        return None if self._closing else Batch([])
+            while (work := self._next_work()) is not None:
+                if work.batch is None:
+                    work.part.finish()
+                    self._committer.submit(work.part)
                 else:
-                    self._changed.wait(timeout=self._part_seconds - max(ages))
-            return self._sealed.popleft()
+                    for table in work.batch.tables(work.part.schema):
+                        work.part.write(table)
+                with self._changed:
+                    self._busy.discard(work.part)
+                    self._in_flight -= work.batch.nbytes if work.batch is not None else 0
+                    self._changed.notify_all()
+                del work  # or its rows would stay in memory until the next one comes
+        except BaseException as error:
+            self._fail(error)
+        with self._changed:
+            self._encoding -= 1
+            last = not self._encoding
+        if last:
+            try:
+                self._committer.close()
+            except Exception as error:
+                self._fail(error)
 
-    def _write(self, batch: Batch) -> None:
-        if not batch.rows:
-            return
-        if isinstance(batch.rows[0], StepRows):
-            rows = cast(list[StepRows], batch.rows)
-            for step in rows:
-                if step.ready is not None:
-                    step.ready()
-            for table in row_groups(rows):
-                self._tensor_parts.write(table, born=batch.born)
-        else:
-            scalars = cast(list[ScalarRow], batch.rows)
-            known = set(scalars_schema(self._scalar_names).names)
-            self._scalar_names += [
-                name for name in dict.fromkeys(n for row in scalars for n in row) if name not in known
-            ]
-            self._scalar_parts.write(_scalar_table(scalars, scalars_schema(self._scalar_names)), born=batch.born)
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:  # the training may be waiting for room
+            self.error = self.error or error
+            self._work.clear()
+            for stream in self._streams:
+                stream.batch = stream.part = None
+            self._changed.notify_all()
 
+    def _next_work(self) -> Work | None:
+        """The oldest work on a part that no other thread is at work on; ``None`` when all is done, or lost."""
+        with self._changed:
+            while self.error is None:
+                work = next((work for work in self._work if work.part not in self._busy), None)
+                if work is not None:
+                    self._work.remove(work)
+                    self._busy.add(work.part)
+                    return work
+                if self._closing and not self._work:
+                    return None
+                if not self._end_old_parts():
+                    # A put does not wake this thread: from then on a part becomes old.
+                    oldest = min(time.monotonic(), *(stream.born for stream in self._streams))
+                    self._changed.wait(timeout=oldest + self._options.part_seconds - time.monotonic())
+            return None
 
-def _scalar_table(rows: list[ScalarRow], schema: pa.Schema) -> pa.Table:
-    """The rows as a table; a name that a row lacks, or that is None there, is null."""
-    columns = []
-    for field_ in schema:
-        values = [row.get(field_.name) for row in rows]
-        null = np.array([value is None for value in values])
-        numbers: NDArray[Any] = np.array([0 if value is None else value for value in values], NUMPY_TYPES[field_.type])
-        columns.append(number_array(numbers, null=null))
-    return pa.table(columns, schema=schema)
+    def _end_old_parts(self) -> bool:
+        """End the parts that have become old; whether there were any."""
+        old = [s for s in self._streams if time.monotonic() - s.born >= self._options.part_seconds]
+        for stream in old:
+            self._end_part(stream)
+        return bool(old)
