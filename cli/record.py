@@ -50,7 +50,7 @@ def record(
     at: Annotated[str | None, typer.Option(help="Record the tensors of just these steps, such as 0,10,100.")] = None,
     per_decade: Annotated[int | None, typer.Option(help="Record so many steps a decade, evenly on a log axis.")] = None,
     save: Annotated[str, typer.Option(help="Which of param, grad and update to record.")] = "param,grad,update",
-    compression: Annotated[str, typer.Option(help="zstd, or none: faster, larger.")] = "zstd",
+    compression: Annotated[str, typer.Option(help="zstd; none: faster, larger; auto: as fast as the training needs.")] = "zstd",
     force: Force = False,
     json: Json = False,
 ) -> None:

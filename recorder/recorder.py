@@ -61,7 +61,7 @@ class Recorder:
         info: more entries for run.json.
         if_exists: ``error``, ``resume`` (open the run's next session) or ``replace``.
         start_step: the number of the first step; 0, or where an earlier session ended.
-        compression: ``zstd`` or ``none``.
+        compression: ``zstd``; ``none``: faster and larger; ``auto``: none while the training would have to wait.
         queue_bytes: how much may wait in memory to be written (256 MB); when it is full, the training waits.
         run_id: the run's id; a fresh one unless told.
 
@@ -87,7 +87,7 @@ class Recorder:
         info: Mapping[str, Any] | None = None,
         if_exists: IfExists = "error",
         start_step: int | None = None,
-        compression: str = "zstd",
+        compression: str = "auto",
         queue_bytes: int | None = None,
         run_id: str | None = None,
     ) -> None:

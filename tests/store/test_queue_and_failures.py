@@ -18,6 +18,7 @@ from making import assert_holds, layout_of, record, rows_at, scalars_at, values_
 from trajectory_tools.errors import BadArgument, RecordingFailed
 from trajectory_tools.run import open_run
 from trajectory_tools.store import part_file
+from trajectory_tools.store.batch import TensorBatch
 from trajectory_tools.store.part_file import PartFile
 from trajectory_tools.store.verify import verify
 
@@ -286,3 +287,18 @@ def test_memory_stays_bounded_however_small_the_steps_are(tmp_path, gate):
     gate.set()
     thread.join(DEADLINE)
     session.close("finished")
+
+
+def test_auto_compresses_until_half_of_the_queue_waits(tmp_path, gate):
+    """Parts of four steps, in a queue of forty, while nothing is written: the first five parts fill half of it."""
+    size = TensorBatch.size(rows_at(0, layout_of(), values_at(0)))
+    session = record(tmp_path, [], close=False, queue_bytes=40 * size, part_bytes=4 * size, compression="auto")
+    for step in range(38):
+        session.writer.put_tensors(rows_at(step, layout_of(), values_at(step)))
+    gate.set()
+    session.close("finished")
+    run = open_run(tmp_path)
+    found = [part.open(tmp_path, "r").metadata.row_group(0).column(3).compression for part in run.parts("tensors")]
+    assert found == 5 * ["ZSTD"] + 5 * ["UNCOMPRESSED"]
+    written = run.array("param", "0.weight")
+    np.testing.assert_array_equal(written, np.stack([values_at(s)["param"]["0.weight"] for s in range(38)]))
