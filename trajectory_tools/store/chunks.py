@@ -124,6 +124,8 @@ def _chunks(table: pa.Table, columns: Collection[str], shapes: Shapes) -> Iterat
     table = table.unify_dictionaries().combine_chunks()
     step = table.column("step").to_numpy()
     names = table.column("name").chunk(0)
+    if len(names.dictionary) <= names.indices.to_numpy().max():  # not every pyarrow checks a dictionary
+        raise DamagedPart(f"a row's name is none of those that its part lists; {ADVICE}")
     keys = np.stack(
         [
             names.indices.to_numpy(),

@@ -81,7 +81,8 @@ class RunWriter:
 
     Rows are handed over by the batch: a thread woken for each step would cost the training more than the copy. Which
     rows share a batch and a part is decided as they come, so that equal runs are equal files, unless parts roll by age
-    or compression is ``auto``. Then ``ENCODERS`` threads encode, one part each, and a further one commits the parts in order.
+    or compression is ``auto``. Then ``ENCODERS`` threads encode, one part
+    each, and one more commits the parts in order.
 
     After a failure nothing more is written, one warning says so, ``put_*`` do nothing, and ``close`` raises
     ``RecordingFailed``. ``wait_seconds`` is how long ``put_*`` have waited for room.
