@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from trajectory_tools.cli import analyze, demo, listing, query, record, report, show, verify
+from trajectory_tools.cli import analyze, demo, listing, meta_train, query, record, report, reproduce, show, verify
+from trajectory_tools.cli.free_options import FREE_OPTIONS
 from trajectory_tools.cli.output import say
 from trajectory_tools.errors import TrajectoryError
 
@@ -44,7 +45,8 @@ app = typer.Typer(
     epilog="First steps: `traj demo`, or `traj record digits-mlp --optimizer adam -o runs/adam`.",
 )
 
-app.command(cls=record.RecordCommand, context_settings=record.FREE_OPTIONS)(record.record)
+app.command(cls=record.RecordCommand, context_settings=FREE_OPTIONS)(record.record)
+app.command(cls=meta_train.MetaTrainCommand, context_settings=FREE_OPTIONS)(meta_train.meta_train)
 app.command()(analyze.analyze)
 app.command()(report.report)
 app.command()(query.query)
@@ -52,6 +54,7 @@ app.command()(show.show)
 app.command("list")(listing.list_runs)
 app.command()(verify.verify)
 app.command()(demo.demo)
+app.command()(reproduce.reproduce)
 
 
 def _print_version(wanted: bool) -> None:

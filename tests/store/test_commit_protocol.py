@@ -55,7 +55,7 @@ def test_everything_committed_before_a_kill_can_be_read_and_the_run_resumed(tmp_
         assert process.wait(DEADLINE) == -signal.SIGKILL
     (folder / "tensors" / ".s000-r0000-999999.parquet.tmp").write_bytes(b"PAR1 torn")
     run = open_run(folder)
-    assert run.status == "recording"
+    assert run.status == "interrupted (was killed)"
     assert run.n_steps > 0
     assert run.steps.tolist() == list(range(len(run.steps)))
     both = min(len(run.steps), run.n_steps)

@@ -76,9 +76,10 @@ class Experiment:
             raise BadArgument(f"the number of steps is {steps}; give at least 1")
         if not 0 <= seed < SEED_LIMIT:
             raise BadArgument(f"the seed is {seed}; give a number from 0 to {SEED_LIMIT - 1}")
+        spec = OPTIMIZERS[self.optimizer].make(self.options).fitted(self.problem)
         optimizee = self.problem.start(seed)
-        spec = OPTIMIZERS[self.optimizer].make(self.options)
         optimizer = spec.build(optimizee.model.parameters())
+        described = spec.describe(optimizer)
         recorder = Recorder(
             path,
             optimizee.model,
@@ -92,7 +93,7 @@ class Experiment:
             compression=compression,
             if_exists=if_exists,
             run_id=_run_id(
-                self.problem, spec, optimizee.data, seed, [steps, every, repr(schedule), sorted(save), compression]
+                self.problem, described, optimizee.data, seed, [steps, every, repr(schedule), sorted(save), compression]
             ),
             info={
                 "problem": {
@@ -101,7 +102,7 @@ class Experiment:
                     "options": self.problem.options(),
                     "data": optimizee.data,
                 },
-                "optimizer": {"name": self.optimizer, "options": spec.options()},
+                "optimizer": described,
                 **({"tuning": self.tuning.to_json()} if self.tuning else {}),
             },
         )
@@ -127,13 +128,13 @@ def title(entry: Options) -> str:
     return ", ".join([entry.name, *(f"{name}={value}" for name, value in changed.items())])
 
 
-def _run_id(problem: Problem, spec: Options, data: str, seed: int, recorded: list[Any]) -> str:
+def _run_id(problem: Problem, optimizer: Mapping[str, Any], data: str, seed: int, recorded: list[Any]) -> str:
     """An id that is the same where the numbers should be: same experiment, versions, and kind of machine."""
     import torch
 
     determined_by = {
         "problem": [title(problem), data],
-        "optimizer": [spec.name, spec.options()],
+        "optimizer": optimizer,
         "seed": seed,
         "recorded": recorded,
         "versions": [version("trajectory-tools"), torch.__version__],

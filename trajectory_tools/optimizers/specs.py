@@ -7,18 +7,31 @@ longer runs. The quadratic needs a smaller one for SGD: 0.01.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from trajectory_tools.errors import BadArgument
 from trajectory_tools.options import BELOW_ONE, NON_NEGATIVE, POSITIVE, UNIT, Options, option
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-__all__ = ["SPECS", "AdamSpec", "AdamWSpec", "LionSGDSpec", "LionSpec", "OptimizerSpec", "RMSpropSpec", "SGDSpec"]
+    from trajectory_tools.problems.base import Problem
+
+__all__ = [
+    "SPECS",
+    "AdamSpec",
+    "AdamWSpec",
+    "L2OSpec",
+    "LionSGDSpec",
+    "LionSpec",
+    "OptimizerSpec",
+    "RMSpropSpec",
+    "SGDSpec",
+]
 
 
 def _lr(default: float) -> Any:
@@ -51,6 +64,14 @@ class OptimizerSpec(Options):
     def arguments(self) -> dict[str, Any]:
         """The options as the factory takes them."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+    def fitted(self, problem: Problem) -> Self:
+        """With what was left to the problem filled in."""
+        return self
+
+    def describe(self, optimizer: Optimizer) -> dict[str, Any]:
+        """For run.json: the name, the options, and what else determines what ``optimizer``, built from this, does."""
+        return {"name": self.name, "options": self.options()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,4 +148,37 @@ class LionSGDSpec(SGDSpec):
     weight_decay: float = _weight_decay(0.0, "SGD's and Lion's, each in its own way")
 
 
-SPECS: tuple[type[OptimizerSpec], ...] = (SGDSpec, RMSpropSpec, AdamSpec, AdamWSpec, LionSpec, LionSGDSpec)
+@dataclass(frozen=True, kw_only=True)
+class L2OSpec(OptimizerSpec):
+    """The learned optimizer: an LSTM makes the updates (Andrychowicz et al. 2016, arXiv 1606.04474)."""
+
+    name: ClassVar[str] = "l2o"
+    factory: ClassVar[str] = "trajectory_tools.l2o.optimizer:LearnedOptimizer"
+    weights: str = option("auto", "a file, or the name of shipped weights; auto: those nearest to the problem")
+
+    @classmethod
+    def make(cls, options: Mapping[str, Any]) -> Self:
+        """The entry with these options."""
+        if "lr" in options:
+            raise BadArgument("l2o has no learning rate: the sizes of its steps are learned; leave lr out")
+        return super().make(options)
+
+    def arguments(self) -> dict[str, Any]:
+        """The weights as ``LearnedOptimizer`` takes them."""
+        return {"weights": None if self.weights == "auto" else self.weights}
+
+    def fitted(self, problem: Problem) -> Self:
+        """With the name of the shipped weights in the place of ``auto``; ``MissingData`` where there are none."""
+        from trajectory_tools.l2o.choice import fitting_weights
+
+        return replace(self, weights=fitting_weights(problem)) if self.weights == "auto" else self
+
+    def describe(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The name, the options, and the weights: their name, sha256 and card."""
+        from trajectory_tools.l2o.optimizer import LearnedOptimizer
+
+        assert isinstance(optimizer, LearnedOptimizer)
+        return {**super().describe(optimizer), "weights": optimizer.weights.to_json()}
+
+
+SPECS: tuple[type[OptimizerSpec], ...] = (SGDSpec, RMSpropSpec, AdamSpec, AdamWSpec, LionSpec, LionSGDSpec, L2OSpec)

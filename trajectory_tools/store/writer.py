@@ -41,7 +41,7 @@ class WriterOptions:
 
     compression: str = "auto"
     queue_bytes: int = 256 * 2**20
-    part_bytes: int = 64 * 2**20
+    part_bytes: int = 32 * 2**20
     part_seconds: float = 30.0
 
     def __post_init__(self) -> None:

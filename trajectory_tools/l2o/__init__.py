@@ -1,0 +1,1 @@
+"""The learned optimizer (L2O): its network, its meta-training, its regularizers, its weights; needs torch."""
