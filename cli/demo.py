@@ -1,4 +1,4 @@
-"""``traj demo``: SGD, Adam and Lion on real data, from nothing to a report."""
+"""``traj demo``: SGD, Adam, Lion and a learned optimizer on real data, from nothing to a report."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def demo(
     steps: Annotated[int, typer.Option(min=1, help="Steps of each run.")] = 200,
     force: Force = False,
 ) -> None:
-    """Record SGD, SGD with momentum, Adam and Lion on handwritten digits, and write the report.
+    """Record SGD, SGD with momentum, Adam, Lion and L2O on handwritten digits, and write the report.
 
-    Each learning rate is tuned. The network is a small perceptron, once with leaky ReLU, once with batch normalization.
+    Each learning rate is tuned; L2O, the learned optimizer, has none. The network is a small perceptron, once with
+    leaky ReLU, once with batch normalization.
     """
     from trajectory_tools.experiments.comparison import DEMO, record_comparison
     from trajectory_tools.metrics import analyze
@@ -41,7 +42,7 @@ def demo(
     say("analyzing ...")
     runs = find_runs(folders)
     analyze(runs)
-    print(write_report(runs, report, title="SGD, Adam and Lion on handwritten digits", force=force))
+    print(write_report(runs, report, title="SGD, Adam, Lion and L2O on handwritten digits", force=force))
     say(f"open {report.resolve().as_uri()} in a browser")
     first = min(run.path for run in runs if run.label == "Adam")
     next_command("traj", "query", first, "SELECT step, loss FROM scalars WHERE step < 5")

@@ -19,14 +19,14 @@ def show(
     """Show what a run holds: steps, parameters, optimizer, symmetries, sessions, and the command that made it."""
     import pandas as pd
 
+    from trajectory_tools.reports.described import hyperparameters, weights
     from trajectory_tools.run import open_run
 
     opened = open_run(run, damaged="skip" if skip_damaged else "error")
     if json:
-        print_json({**opened.metadata, "steps": opened.n_steps, "bytes": opened.nbytes})
+        print_json({**opened.metadata, "status": opened.status, "steps": opened.n_steps, "bytes": opened.nbytes})
         return
     metadata = opened.metadata
-    groups = metadata.get("optimizer", {}).get("groups", [])
     facts = {
         "run": opened.name,
         "label": opened.label,
@@ -35,7 +35,8 @@ def show(
         "problem": opened.problem,
         "data": metadata.get("problem", {}).get("data"),
         "optimizer": metadata.get("optimizer", {}).get("class"),
-        "hyperparameters": ", ".join(f"{key}={value}" for key, value in groups[0].items()) if groups else None,
+        "hyperparameters": hyperparameters(opened),
+        **({"weights": weights(opened)} if weights(opened) else {}),
         "steps": opened.n_steps,
         "tensors at": opened.span,
         "saved": ", ".join(opened.columns),

@@ -9,7 +9,7 @@ from typing import Any
 from trajectory_tools.reports.words import number, several
 from trajectory_tools.run import Run
 
-__all__ = ["Provenance", "describe", "hyperparameters", "seeds"]
+__all__ = ["Provenance", "describe", "hyperparameters", "seeds", "weights"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,17 @@ def hyperparameters(run: Run) -> str:
     return "; ".join(f"group {i}: {text}" for i, text in enumerate(texts))
 
 
+def weights(run: Run) -> str:
+    """Where a learned optimizer's weights come from; empty for any other optimizer."""
+    found = run.metadata.get("optimizer", {}).get("weights")
+    if not isinstance(found, Mapping):
+        return ""
+    card = found.get("card") or {}
+    problem = (card.get("problem") or {}).get("title")
+    trained = f"meta-trained on {problem}, seed {card.get('seed')}; " if problem else ""
+    return f"{trained}sha256 {found.get('sha256')}"
+
+
 def seeds(runs: Sequence[Run]) -> str:
     """``seeds 0, 1, 2``, or ``3 runs`` where they were not noted."""
     known = [str(run.seed) for run in runs if run.seed is not None]
@@ -109,6 +120,7 @@ def _environment(*names: str) -> Callable[[Run], str]:
 _FACTS: dict[str, Callable[[Run], str]] = {
     "optimizer": lambda run: str(run.metadata.get("optimizer", {}).get("class", "")),
     "hyperparameters": hyperparameters,
+    "weights": weights,
     "problem": lambda run: run.problem,
     "data": lambda run: str(run.metadata.get("problem", {}).get("data", "")),
     "parameters": lambda run: f"{run.n_values:,} values in {several(len(run.shapes), 'tensor')}",

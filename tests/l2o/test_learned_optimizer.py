@@ -124,6 +124,36 @@ def test_every_update_is_that_of_plain_lstm_cells(preprocess):
     assert (path[0][0] - path[-1][0]).abs().min() > 1e-3, "it moves"
 
 
+@pytest.mark.parametrize("preprocess", [True, False])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_many_coordinates_are_cut_into_chunks(preprocess, threads):
+    """Three chunks and a rest, against the formula; every third step only the second parameter has a gradient."""
+    sizes = [9000, 5000]
+    weights = network(preprocess=preprocess).double()
+    params = [torch.zeros(size, dtype=torch.float64, requires_grad=True) for size in sizes]
+    generator = torch.Generator().manual_seed(0)
+    states = [weights.initial_state(size) for size in sizes]
+    before, used = [torch.zeros(size, dtype=torch.float64) for size in sizes], torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        optimizer = LearnedOptimizer(params, weights=weights)
+        for step in range(5):
+            for i, param in enumerate(params):
+                param.grad = torch.randn(sizes[i], generator=generator, dtype=torch.float64) * 10.0 ** (i - step)
+                if step % 3 == 2 and i == 0:
+                    param.grad = None
+                    continue
+                update, states[i] = weights(param.grad, states[i])
+                before[i] += update.detach()
+            optimizer.step()
+            assert_same_path([params], [before], rtol=1e-9, atol=1e-12)
+    finally:
+        torch.set_num_threads(used)
+    for param, state in zip(params, states, strict=True):
+        for name in ("h1", "c1", "h2", "c2"):
+            torch.testing.assert_close(optimizer.state[param][name], getattr(state, name).T, rtol=1e-9, atol=1e-12)
+
+
 presence = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4)
 
 
@@ -261,6 +291,21 @@ def test_a_parameter_that_changes_its_dtype_takes_its_state_along():
             (m(torch.ones(3, dtype=m.weight.dtype)) ** 2).sum().backward()
             o.step()
     torch.testing.assert_close(model.weight, twin.weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_it_takes_the_same_steps_and_resumes_on_the_cpu():
+    here, there = parameters(), [param.detach().cuda().requires_grad_() for param in parameters()]
+    optimizer, gpu = (LearnedOptimizer(params, weights=network()) for params in (here, there))
+    path = walk(optimizer, here, gradients(4))
+    assert_same_path(walk(gpu, there, [[g.cuda() for g in step] for step in gradients(4)])[-1:], path[-1:], **GPU)
+    back = LearnedOptimizer(here, weights=network())
+    back.load_state_dict(gpu.state_dict())
+    torch.testing.assert_close(back.state_dict(), optimizer.state_dict(), rtol=1e-9, atol=1e-12)
+
+
+GPU = {"rtol": 1e-9, "atol": 1e-12, "check_device": False}
 
 
 def test_neither_random_numbers_nor_a_graph():
@@ -490,7 +535,7 @@ def test_the_report_names_the_weights(shipped, tmp_path, capsys):
     )
     show(tmp_path / "run")
     shown = capsys.readouterr().out
-    assert "weights=digits-mlp-sigmoid" in shown
+    assert "weights digits-mlp-sigmoid" in shown
     assert "meta-trained on digits-mlp-sigmoid" in shown
 
 

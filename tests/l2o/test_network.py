@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from naive import Cells
 from torch import Tensor, nn
 
 from trajectory_tools.errors import BadArgument
+from trajectory_tools.l2o import preprocessing
 from trajectory_tools.l2o.kernel import KernelWeights, advance, chunks
 from trajectory_tools.l2o.network import CoordinatewiseLSTM
 from trajectory_tools.l2o.preprocessing import preprocess
@@ -40,6 +42,11 @@ def test_preprocessing_is_appendix_a(g: float) -> None:
     expected = (math.log(abs(g)) / 10, math.copysign(1, g)) if abs(g) >= math.exp(-10) else (-1, math.exp(10) * g)
     found = preprocess(torch.tensor([g], dtype=torch.float64))[:, 0]
     assert found.tolist() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_the_example_in_its_docstring_holds() -> None:
+    assert doctest.testmod(preprocessing).attempted == 1
+    assert doctest.testmod(preprocessing).failed == 0
 
 
 def test_preprocessing_shows_what_is_not_finite() -> None:

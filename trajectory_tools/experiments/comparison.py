@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trajectory_tools.experiments.recording import Experiment
+from trajectory_tools.optimizers import optimizer_options
 from trajectory_tools.problems import make_problem
 
 __all__ = ["DEMO", "Entry", "record_comparison"]
@@ -34,13 +35,17 @@ _OPTIMIZERS: Sequence[tuple[str, str, str, Mapping[str, Any]]] = (
     ("momentum", "SGD, momentum 0.9", "sgd", {"momentum": 0.9}),
     ("adam", "Adam", "adam", {}),
     ("lion", "Lion", "lion", {}),
+    ("l2o", "L2O", "l2o", {}),  # with the weights that ship for each setting
 )
 DEMO = tuple(
     Entry(f"{setting}/{folder}", label, "digits-mlp", problem_options, optimizer, options)
     for setting, problem_options in _SETTINGS.items()
     for folder, label, optimizer, options in _OPTIMIZERS
 )
-"""Plain SGD, which keeps every symmetry, beside three optimizers that do not."""
+"""Plain SGD, which keeps every symmetry, beside four optimizers that do not, in the two settings of the study.
+
+Batch normalization comes with ReLU, as in Sobotka et al. 2023 (arXiv 2312.07174): it is what figure 4 shows.
+"""
 
 
 def record_comparison(
@@ -52,11 +57,13 @@ def record_comparison(
     replace: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Path]:
-    """Tune each entry's learning rate, record it for seeds 0, 1, ..., and yield the run folders as they are done."""
+    """Record each entry, with its learning rate tuned, for seeds 0, 1, ..., yielding each run's folder."""
     for entry in entries:
         problem = make_problem(entry.problem, **entry.problem_options)
-        experiment = Experiment.tuned(problem, entry.optimizer, entry.options)
-        say(f"{entry.folder}: tuned lr = {experiment.options['lr']:g}")
+        experiment = Experiment(problem, entry.optimizer, entry.options)
+        if any(option.name == "lr" for option in optimizer_options(entry.optimizer)):
+            experiment = Experiment.tuned(problem, entry.optimizer, entry.options)
+            say(f"{entry.folder}: tuned lr = {experiment.options['lr']:g}")
         for seed in range(seeds):
             folder = output / entry.folder / f"seed-{seed}"
             experiment.record(

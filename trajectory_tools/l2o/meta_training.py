@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trajectory_tools.errors import BadArgument, TrajectoryError
 from trajectory_tools.l2o import kernel
+from trajectory_tools.l2o.choice import choose_weights
 from trajectory_tools.l2o.kernel import KernelWeights
 from trajectory_tools.l2o.network import CoordinatewiseLSTM
 from trajectory_tools.l2o.options import MetaTrainingOptions
@@ -107,11 +108,7 @@ class MetaTrainer:
             raise BadArgument(f"a meta-training has at most {SPAN:,} runs, and a seed below that")
         self.problem = problem
         self.options = options
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(streams(options.seed, 1)[0])
-            self.network = CoordinatewiseLSTM(
-                preprocess=options.preprocess, hidden=options.units, output_scale=options.output_scale
-            )
+        self.network = _first_network(options)
         self.meta_optimizer = torch.optim.Adam(self.network.parameters(), lr=options.lr)
         self.next_run = 0
         self.meta_steps = 0
@@ -149,7 +146,8 @@ class MetaTrainer:
     ) -> MetaRun:
         """Make the next run: train an optimizee from its start, and take a meta-step after each truncation.
 
-        Raises ``Diverged`` where this and the 19 runs before ended in a loss or weights that were not finite.
+        Raises ``Diverged`` where this and the 19 runs before met a loss, or nothing but meta-gradients, that were not
+        finite.
         """
         number, options = self.next_run, self.options
         generator = torch.Generator().manual_seed(streams(run_seed(options.seed, number), 3)[2])
@@ -163,7 +161,7 @@ class MetaTrainer:
             group["lr"] = self._lr(number)
         losses: list[float] = []
         deviations: list[float] = []
-        skipped, lost = 0, False
+        taken, skipped, lost = 0, 0, False
         with self._one_core():
             unroll = Unroll(
                 optimizee,
@@ -183,6 +181,7 @@ class MetaTrainer:
                     deviations += truncation.deviations
                     lost = truncation.gradient is None
                     if self._meta_step(truncation):
+                        taken += 1
                         if on_meta_step is not None:
                             on_meta_step(truncation)
                     else:
@@ -190,10 +189,10 @@ class MetaTrainer:
         self.next_run += 1
         self.skipped += skipped
         self.run_losses.append(math.fsum(losses) / len(losses))
-        self.lost_in_a_row = self.lost_in_a_row + 1 if lost else 0
+        self.lost_in_a_row = self.lost_in_a_row + 1 if lost or not taken else 0
         if self.lost_in_a_row >= MAX_LOST_RUNS:
             raise Diverged(
-                f"meta-training diverged: the last {MAX_LOST_RUNS} runs all reached a loss that is NaN or infinite;"
+                f"meta-training diverged: the last {MAX_LOST_RUNS} runs all met a loss or gradient that was not finite;"
                 " try a lower lr, a smaller clip, or a shorter horizon"
             )
         deviation = math.fsum(deviations) / len(deviations) if deviations else math.nan
@@ -340,6 +339,24 @@ class MetaTrainer:
             yield
         finally:
             torch.set_num_threads(self._threads)
+
+
+def _first_network(options: MetaTrainingOptions) -> CoordinatewiseLSTM:
+    """The network that meta-training starts with: fresh weights by the seed, or those that it is told."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(streams(options.seed, 1)[0])
+        network = CoordinatewiseLSTM(
+            preprocess=options.preprocess, hidden=options.units, output_scale=options.output_scale
+        )
+    if options.init:
+        given = choose_weights(options.init).network
+        for name in ("preprocess", "hidden", "output_scale"):
+            if getattr(given, name) != getattr(network, name):
+                options.refuse(
+                    "init", options.init, f"its {name} is {getattr(given, name)}, not {getattr(network, name)}"
+                )
+        network.load_state_dict(given.state_dict())
+    return network
 
 
 def _horizon(horizon: tuple[int, ...], generator: torch.Generator) -> int:

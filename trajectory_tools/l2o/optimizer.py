@@ -16,6 +16,7 @@ from trajectory_tools.errors import BadArgument
 from trajectory_tools.l2o.choice import choose_weights
 from trajectory_tools.l2o.kernel import KernelWeights, advance
 from trajectory_tools.l2o.network import CoordinatewiseLSTM, LSTMState
+from trajectory_tools.l2o.stepper import Stepper
 from trajectory_tools.optimizers.base import Active, Dense, Params
 from trajectory_tools.optimizers.specs import L2OSpec
 
@@ -79,8 +80,7 @@ class LearnedOptimizer(Dense):
         for place, entries in places.items():
             block = self._block(place, [param for param, _, _ in entries])
             for columns, stretch in block.stretches(entries):
-                grads = torch.cat([grad.reshape(-1) for _, grad, _ in stretch]).to(place[1])
-                updates = advance(block.weights, grads, block.part(columns))
+                updates = block.advance(columns, [grad.reshape(-1) for _, grad, _ in stretch])
                 for param, _, _ in stretch:
                     update, updates = updates[: param.numel()], updates[param.numel() :]
                     param.add_(update.view_as(param))
@@ -146,6 +146,7 @@ class Block:
 
     weights: KernelWeights
     state: LSTMState
+    stepper: Stepper
     columns: dict[Tensor, slice]
     views: dict[Tensor, dict[str, Tensor]]
     """Each parameter's part of the state, as ``LearnedOptimizer.state`` holds it."""
@@ -163,11 +164,15 @@ class Block:
             start += param.numel()
         state = LSTMState(torch.cat(rows, 1), network.hidden)
         views = {p: {name: getattr(state, name)[:, part].T for name in PARTS} for p, part in columns.items()}
-        return cls(KernelWeights.of(network), state, columns, views)
+        weights = KernelWeights.of(network)
+        return cls(weights, state, Stepper(weights, state), columns, views)
 
-    def part(self, columns: slice) -> LSTMState:
-        """A part of the state; what changes it changes the whole."""
-        return LSTMState(self.state.rows[:, columns], self.state.hidden)
+    def advance(self, columns: slice, gradients: Sequence[Tensor]) -> Tensor:
+        """The updates of these columns, one after the other; their state moves on."""
+        if columns == slice(0, self.state.n_coordinates):
+            return self.stepper.step(gradients)
+        part = LSTMState(self.state.rows[:, columns], self.state.hidden)
+        return advance(self.weights, torch.cat(list(gradients)).to(part.rows.dtype), part)
 
     def stretches(self, entries: Iterable[Active]) -> Iterator[tuple[slice, list[Active]]]:
         """The parameters that are to be updated, those together that lie side by side; empty ones are left out."""

@@ -44,6 +44,7 @@ class MetaTrainingOptions(Options):
     beta: float = option(1.0, "β, the factor of the regularizer", valid=NON_NEGATIVE)
     selection_seeds: int = option(4, "held-out seeds that the best weights are chosen on", valid=POSITIVE)
     selection_steps: int = option(100, "steps of a run on a held-out seed", valid=POSITIVE)
+    init: str = option("", "weights to start from: a file, or the name of shipped ones; fresh ones where empty")
     preprocess: bool = option(True, "give the network log|g| and sign g rather than g")
     units: int = option(20, "hidden units of each of the two cells", valid=POSITIVE)
     output_scale: float = option(0.1, "factor of the network's output", valid=POSITIVE)
