@@ -8,6 +8,7 @@ import typer
 
 from trajectory_tools.cli.arguments import Json, RunFolders, SkipDamaged
 from trajectory_tools.cli.output import next_command, print_json, print_table, say
+from trajectory_tools.errors import TrajectoryError
 
 
 def analyze(
@@ -37,8 +38,9 @@ def analyze(
         for run_name, reason in analysis.skipped.items():
             by_reason.setdefault(reason, []).append(run_name)
         for reason, names in by_reason.items():
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            say(f"skipped: {analysis.metric} of {names[0]}{more}: {reason}")
+            of = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+            failed = names[0] in analysis.failed
+            say(f"skipped: {reason} ({of})" if failed else f"skipped: {analysis.metric} of {of}: {reason}")
     summary = summarize(found, analyses)
     if json:
         print_json(summary.to_dict(orient="records"))
@@ -47,3 +49,9 @@ def analyze(
             say(f"\n{problem}")
             print_table(rows.drop(columns="problem").dropna(axis="columns", how="all"))
     next_command("traj", "report", *runs, "-o", "report.html")
+    if broken := [analysis for analysis in analyses.values() if analysis.failed]:
+        which = ", ".join(analysis.metric for analysis in broken)
+        error = TrajectoryError(f"{which} failed, as said above; everything else was computed and saved")
+        for analysis in broken:
+            error.add_note(next(iter(analysis.failed.values())))
+        raise error

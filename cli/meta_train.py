@@ -73,7 +73,6 @@ def meta_train(
     n_runs = options.epochs * options.runs
     try:
         with progress(meta_training.problem.name, n_runs) as advance:
-
             shown = 0
 
             def on_run(run: MetaRun) -> None:

@@ -72,10 +72,13 @@ def _cell(value: Any) -> str:
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr while the block runs, advanced by each call; nothing where stderr is no terminal."""
+def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr while the block runs, advanced by each call; nothing where stderr is no terminal.
+
+    A call may give a text to show beside the bar.
+    """
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda text="": None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -85,7 +88,8 @@ def progress(label: str, total: int) -> Iterator[Callable[[], None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda: bar.advance(task)
+        task = bar.add_task(label, total=total, text="")
+        yield lambda text="": bar.update(task, advance=1, text=text)

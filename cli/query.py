@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from trajectory_tools.cli.arguments import SkipDamaged
-from trajectory_tools.cli.output import print_table
+from trajectory_tools.cli.output import next_command, print_table
 from trajectory_tools.errors import BadArgument
 
 
@@ -28,7 +28,7 @@ def query(
     format: Annotated[Format, typer.Option(help="How to print the answer.")] = Format.table,
     skip_damaged: SkipDamaged = False,
 ) -> None:
-    """Answer SQL over a run, with DuckDB.
+    """Answer SQL over a run, with DuckDB; a query sees the run alone, and no other file.
 
     `scalars`  step, loss, lr, wall_time, record_seconds, skipped, n_evals, and what you logged
 
@@ -49,3 +49,4 @@ def query(
         print(answer.to_json(orient="records", indent=2))
     else:
         print_table(answer)
+    next_command("traj", "report", run, "-o", "report.html", *(["--skip-damaged"] if skip_damaged else []))

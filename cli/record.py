@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +12,12 @@ import typer
 from typer.core import TyperCommand
 
 from trajectory_tools.cli.arguments import Force, Json
+from trajectory_tools.cli.free_options import free_options, print_options
 from trajectory_tools.cli.output import next_command, print_json, progress, say
 from trajectory_tools.errors import BadArgument, OutputExists, UnknownName
 
 if TYPE_CHECKING:
-    from trajectory_tools.options import Option, Options
     from trajectory_tools.recorder.schedule import Schedule
-
-FREE_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 class RecordCommand(TyperCommand):
@@ -26,8 +25,12 @@ class RecordCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
+        from trajectory_tools.optimizers import OPTIMIZERS
+        from trajectory_tools.problems import PROBLEMS
+
         super().format_help(ctx, formatter)
-        _print_entries()
+        print_options("Problems", PROBLEMS)
+        print_options("Optimizers", OPTIMIZERS, but=["lr"])  # described above
 
 
 def record(
@@ -50,7 +53,9 @@ def record(
     at: Annotated[str | None, typer.Option(help="Record the tensors of just these steps, such as 0,10,100.")] = None,
     per_decade: Annotated[int | None, typer.Option(help="Record so many steps a decade, evenly on a log axis.")] = None,
     save: Annotated[str, typer.Option(help="Which of param, grad and update to record.")] = "param,grad,update",
-    compression: Annotated[str, typer.Option(help="zstd; none: faster, larger; auto: as fast as the training needs.")] = "zstd",
+    compression: Annotated[
+        str, typer.Option(help="zstd; none: faster, larger; auto: as fast as the training needs.")
+    ] = "zstd",
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -65,14 +70,16 @@ def record(
     from trajectory_tools.experiments.recording import Experiment
     from trajectory_tools.problems import make_problem
 
-    given = _free_options(ctx.args)
+    if problem.startswith("-"):
+        raise BadArgument(_problem_first([problem, *ctx.args]))
+    given = free_options(ctx.args)
     problem_options, optimizer_given = _assigned(problem, optimizer, given)
     made = make_problem(problem, **problem_options)
     output = output or Path("runs") / f"{problem}-{optimizer}"
     folders = _folders(output, seed, seeds, steps, force)
     options: dict[str, Any] = {
         "every": every,
-        "schedule": _schedule(at, per_decade),
+        "schedule": _schedule(every, at, per_decade, steps),
         "save": _columns(save),
         "compression": compression,
     }
@@ -105,24 +112,18 @@ def record(
     next_command("traj", "report", output, "-o", "report.html")
 
 
-def _free_options(words: Sequence[str]) -> dict[str, str]:
-    """``--batch-size 64 --nesterov`` as a mapping; an option without a value is true."""
-    given: dict[str, str] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--") or word == "--":
-            raise BadArgument(f"unexpected argument {word!r}; put the problem first; options begin with --")
-        name, equals, value = word[2:].partition("=")
-        if not equals:
-            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        given[name.replace("-", "_")] = value
-    return given
+def _problem_first(words: Sequence[str]) -> str:
+    """What to type instead, where an option stands before the problem's name."""
+    from trajectory_tools.problems import PROBLEMS
+
+    names = [word for word in words if word in PROBLEMS]
+    rest = [word for word in words if word not in names]
+    return f"{words[0]} stands before the problem; type: traj record {shlex.join([*(names or ['PROBLEM']), *rest])} ..."
 
 
 def _assigned(problem: str, optimizer: str, given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
     """The options that are the problem's, and those that are the optimizer's."""
-    from trajectory_tools.optimizers import optimizer_options
+    from trajectory_tools.optimizers import OPTIMIZERS, optimizer_options
     from trajectory_tools.problems import PROBLEMS
 
     if problem not in PROBLEMS and Path(problem).is_file():
@@ -136,8 +137,15 @@ def _assigned(problem: str, optimizer: str, given: Mapping[str, str]) -> tuple[d
     of_optimizer = {option.name for option in optimizer_options(optimizer)}
     for name in given:
         if name not in of_problem | of_optimizer:
+            flag = f"--{name.replace('_', '-')}"
+            if others := [
+                e.name
+                for e in (*PROBLEMS.values(), *OPTIMIZERS.values())
+                if name in {option.name for option in e.listing()}
+            ]:
+                raise BadArgument(f"{flag} is no option of {problem} with {optimizer}; {', '.join(others)} have it")
             known = (f"--{option.replace('_', '-')}" for option in of_problem | of_optimizer | COMMON)
-            raise UnknownName(f"option of {problem} with {optimizer}:", f"--{name.replace('_', '-')}", known)
+            raise UnknownName(f"option of {problem} with {optimizer}:", flag, known)
     return (
         {name: value for name, value in given.items() if name in of_problem},
         {name: value for name, value in given.items() if name in of_optimizer},
@@ -172,9 +180,8 @@ def _folders(output: Path, seed: int, seeds: int, steps: int, force: bool) -> di
     folders = {n: output / f"seed-{n}" for n in range(seed, seed + seeds)} if seeds > 1 else {seed: output}
     there = [path for path in (output, *_seed_folders(output)) if (path / RUN_FILE).exists()]
     if there and not force:
-        raise OutputExists(
-            f"{output} holds a run already ({there[0]}); choose another folder, or replace it with --force"
-        )
+        which = "" if there[0] == output else f" ({there[0]})"
+        raise OutputExists(f"{output} holds a run already{which}; choose another folder, or replace it with --force")
     if set(there) - set(folders.values()) - set(_seed_folders(output)):
         raise OutputExists(f"{output} is a run itself; choose another folder for the runs of several seeds")
     return folders
@@ -195,55 +202,32 @@ def _remove_other_seeds(output: Path, folders: Iterable[Path]) -> None:
             remove_run(path)
 
 
-def _schedule(at: str | None, per_decade: int | None) -> Schedule | None:
+def _schedule(every: int, at: str | None, per_decade: int | None, steps: int) -> Schedule | None:
+    chosen = {"--every": every != 1, "--at": at is not None, "--per-decade": per_decade is not None}
+    if sum(chosen.values()) > 1:
+        flags = " and ".join(flag for flag, is_chosen in chosen.items() if is_chosen)
+        raise BadArgument(f"give one of --every, --at and --per-decade, found {flags}")
+    for flag, number in (("--every", every), ("--per-decade", per_decade)):
+        if number is not None and number < 1:
+            raise BadArgument(f"{flag} is {number}; give 1 or more")
     from trajectory_tools.recorder import schedule
 
-    if at is not None and per_decade is not None:
-        raise BadArgument("give either --at or --per-decade, found both")
     if per_decade is not None:
         return schedule.logarithmic(per_decade)
-    if at is None:
-        return None
+    return None if at is None else schedule.at(_steps_at(at, steps))
+
+
+def _steps_at(at: str, steps: int) -> list[int]:
     try:
-        return schedule.at(int(step) for step in at.split(","))
+        chosen = [int(step) for step in at.split(",")]
     except ValueError as error:
-        if isinstance(error, BadArgument):
-            raise
         raise BadArgument(f"--at is {at!r}; give step numbers separated by commas, such as 0,10,100") from error
+    if min(chosen) < 0 or max(chosen) >= steps:
+        raise BadArgument(
+            f"--at is {at!r}, and the {steps:,} steps are numbered 0 to {steps - 1:,}; give some of these"
+        )
+    return chosen
 
 
 def _columns(save: str) -> list[str]:
     return [column.strip() for column in save.split(",") if column.strip()]
-
-
-def _print_entries() -> None:
-    from rich.box import ROUNDED
-    from rich.console import Console
-    from rich.panel import Panel
-    from rich.table import Table
-
-    from trajectory_tools.optimizers import OPTIMIZERS
-    from trajectory_tools.problems import PROBLEMS
-
-    for heading, entries in (("Problems", PROBLEMS), ("Optimizers", OPTIMIZERS)):
-        table = Table.grid(padding=(0, 2))
-        for name, entry in entries.items():
-            table.add_row(f"[bold cyan]{name}[/]", (entry.__doc__ or "").strip().splitlines()[0])
-        table.add_row()
-        for option, names in _options_of(entries.values()).items():
-            default = ",".join(map(str, option.default)) if isinstance(option.default, tuple) else str(option.default)
-            choices = f" ({', '.join(option.choices)})" if option.choices else ""
-            of = "" if len(names) == len(entries) else f" [dim]{', '.join(names)}[/]"
-            flag = f"[green]--{option.name.replace('_', '-')}[/]"
-            table.add_row(flag, f"{option.help}{choices} [dim]\\[default: {default.lower()}][/]{of}")
-        Console().print(Panel(table, title=heading, title_align="left", box=ROUNDED, border_style="dim"))
-
-
-def _options_of(entries: Iterable[type[Options]]) -> dict[Option, list[str]]:
-    """Each option once, with the entries that have it; the learning rate is described above."""
-    found: dict[Option, list[str]] = {}
-    for entry in entries:
-        for option in entry.listing():
-            if option.name != "lr":
-                found.setdefault(option, []).append(entry.name)
-    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from trajectory_tools.cli.arguments import Json, RunFolders
-from trajectory_tools.cli.output import print_json, say
+from trajectory_tools.cli.output import next_command, print_json, say
 
 
 def verify(runs: RunFolders, json: Json = False) -> None:
@@ -31,6 +31,6 @@ def verify(runs: RunFolders, json: Json = False) -> None:
         for entry in damaged:
             first, last = entry["steps"]
             print(f"{entry['run']}/{entry['file']} (steps {first} to {last}): {entry['problem']}")
+    next_command("traj", "analyze", *runs, *(["--skip-damaged"] if damaged else []))
     if damaged:
-        say("--skip-damaged reads the rest")
         raise typer.Exit(1)

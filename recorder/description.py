@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,57 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trajectory_tools.errors import BadArgument
 from trajectory_tools.recorder.names import Named
 
-__all__ = ["describe_command", "describe_environment", "describe_optimizer", "describe_parameters"]
+__all__ = [
+    "checked_info",
+    "describe_change",
+    "describe_command",
+    "describe_environment",
+    "describe_optimizer",
+    "describe_parameters",
+]
+
+OWN_ENTRIES = (
+    "format",
+    "run_id",
+    "created_at",
+    "status",
+    "sessions",
+    "label",
+    "seed",
+    "symmetries",
+    "command",
+    "script",
+    "params",
+    "schedule",
+    "save",
+    "environment",
+)
+"""What the recorder itself writes into run.json."""
+
+NOT_COMPARED = ("initial_lr", "foreach", "fused", "capturable", "differentiable")
+"""Options that say how an optimizer computes, not what; the first learning rate counts as lr."""
+
+
+def checked_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy of the user's entries for run.json; ``BadArgument`` for what cannot stand there."""
+    if not isinstance(info, Mapping | None):
+        raise BadArgument(f"info is a dict of entries for run.json, found {type(info).__name__}")
+    copied: dict[str, Any] = {}
+    for name, value in (info or {}).items():
+        if name in OWN_ENTRIES:
+            raise BadArgument(f"info has an entry {name!r}, which the recorder fills itself; choose another name")
+        if name in ("problem", "optimizer") and not isinstance(value, Mapping):
+            raise BadArgument(f"info[{name!r}] is {value!r}; give a dict, such as {{'name': {value!r}}}")
+        try:
+            copied |= json.loads(json.dumps({name: value}, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadArgument(
+                f"info[{name!r}] cannot be written as JSON ({error}); give finite numbers, texts, lists and dicts"
+            ) from error
+    return copied
 
 
 def describe_parameters(named: Sequence[Named]) -> list[dict[str, Any]]:
@@ -46,6 +95,27 @@ def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
             for group in optimizer.param_groups
         ],
     }
+
+
+def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two descriptions of an optimizer, in words; empty where it is the same one.
+
+    A learning rate counts as the one that a scheduler began with. Options that only one of them has do not count:
+    versions of torch differ in them.
+    """
+    kinds = [str(one.get("class")).rpartition(".")[2] for one in (before, now)]
+    if before.get("class") != now.get("class"):
+        return f"it was {kinds[0]}, now {kinds[1]}"
+    groups = [one.get("groups", ()) for one in (before, now)]
+    if len(groups[0]) != len(groups[1]):
+        return f"it had {len(groups[0])} parameter groups, now {len(groups[1])}"
+    changes = {}
+    for i, pair in enumerate(zip(*groups, strict=True)):
+        old, new = ({**group, "lr": group.get("initial_lr", group.get("lr"))} for group in pair)
+        for name in new:
+            if name in old and old[name] != new[name] and name not in NOT_COMPARED:
+                changes[f"{name}{f' of group {i}' if i else ''}"] = f"was {old[name]}, now {new[name]}"
+    return "; ".join(f"{name} {change}" for name, change in changes.items())
 
 
 def describe_command() -> dict[str, str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import operator
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -17,18 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trajectory_tools.errors import BadArgument, RecordingFailed, UnknownName
+from trajectory_tools.errors import BadArgument, RecordingFailed, TrajectoryError, UnknownName
 from trajectory_tools.recorder.capture import Capture
 from trajectory_tools.recorder.description import (
+    checked_info,
+    describe_change,
     describe_command,
     describe_environment,
     describe_optimizer,
     describe_parameters,
 )
 from trajectory_tools.recorder.names import name_parameters
-from trajectory_tools.recorder.scalars import ScalarLog, as_number
+from trajectory_tools.recorder.scalars import Pending, ScalarLog, as_number
 from trajectory_tools.recorder.schedule import Schedule
 from trajectory_tools.recorder.schedule import every as every_n
+from trajectory_tools.recorder.warning import warn
+from trajectory_tools.store.metadata import read_metadata
 from trajectory_tools.store.schema import VALUE_COLUMNS
 from trajectory_tools.store.session import IfExists, Session
 from trajectory_tools.symmetry import SymmetryGroup
@@ -58,7 +62,7 @@ class Recorder:
         label: what to call the run; runs of one label and several seeds are one curve. The folder's name unless told.
         problem: what is trained; runs of one problem are compared with each other. The script's name unless told.
         seed: the seed the training was started with, if it is to stand in the run's description.
-        info: more entries for run.json.
+        info: more entries for run.json, of what JSON can hold.
         if_exists: ``error``, ``resume`` (open the run's next session) or ``replace``.
         start_step: the number of the first step; 0, or where an earlier session ended.
         compression: ``zstd``; ``none``: faster and larger; ``auto``: none while the training would have to wait.
@@ -99,6 +103,10 @@ class Recorder:
             raise BadArgument(f"schedule is a callable from the step number to a bool, found {schedule!r}")
         if start_step is not None and start_step < 0:
             raise BadArgument(f"start_step is the number of the first step, 0 or more, found {start_step}")
+        try:
+            seed = None if seed is None else operator.index(seed)
+        except TypeError as error:
+            raise BadArgument(f"seed is a whole number, found {seed!r}") from error
         save = [save] if isinstance(save, str) else list(save)
         for column in save:
             if column not in VALUE_COLUMNS:
@@ -120,9 +128,10 @@ class Recorder:
             "seed": seed,
             **({"problem": {"name": problem, "title": problem}} if problem is not None else {}),
             "symmetries": [group.checked(shapes).to_json() for group in groups],
-            **(info or {}),
+            **checked_info(info),
         }
         self._session: Session | None = None
+        self._attached_once = False
         self._error: BaseException | None = None
         self._frame: FrameType | None = None  # of the optimizer's step that is under way
 
@@ -138,6 +147,10 @@ class Recorder:
         """Open the run folder and begin to record."""
         if self._session is not None:
             raise BadArgument(f"the recorder of {self.path} is attached already")
+        earlier: dict[str, Any] = {}
+        if self._session_options["if_exists"] == "resume":
+            with contextlib.suppress(TrajectoryError):  # what is wrong with the folder, the session says
+                earlier = read_metadata(self.path).get("optimizer", {})
         self._session = Session(
             self.path,
             {
@@ -153,8 +166,12 @@ class Recorder:
         )
         self._step = self._session.next_step if self._start_step is None else self._start_step
         self._first_step = self._step
+        if earlier:
+            self._compare_with(earlier)
         self._scalars = ScalarLog(self._session.writer.put_scalars)
         self._process = os.getpid()
+        self._attached_once = True
+        self._deaf = False  # whether it was said that nothing is logged any more
         self._hooks = [
             self._optimizer.register_step_pre_hook(self._guarded(self._before_step)),
             self._optimizer.register_step_post_hook(self._guarded(self._after_step)),
@@ -167,8 +184,17 @@ class Recorder:
 
         Call it on either side of ``optimizer.step()``: each value goes to the row of that iteration's step.
         """
-        if self._session is not None and self._error is None:
+        if not self._attached_once:
+            raise BadArgument(
+                f"cannot log into {self.path} before recording begins; call attach() first, or use `with Recorder(...)`"
+            )
+        if self._error is not None:
+            return
+        if self._session is not None:
             self._scalars.log(scalars)
+        elif not self._deaf:
+            self._deaf = True
+            warn(f"what is logged into {self.path} after close() is not recorded; log before it")
 
     def close(self) -> None:
         """Commit everything and free the folder. Raises ``RecordingFailed`` where something could not be written."""
@@ -199,6 +225,11 @@ class Recorder:
             self._scalars.close()
         except Exception as fault:  # a number that its device could not give
             self._error = self._error or fault
+        if status == "finished" and self._error is None and self._scalars.waiting and self._step == self._first_step:
+            warn(
+                f"no step was recorded into {self.path}, though values were logged, for its"
+                f" {type(self._optimizer).__name__} made none; give the Recorder the optimizer that the loop steps"
+            )
         outcome: dict[str, Any] = {"first_step": self._first_step, "n_steps": self._step - self._first_step}
         if problem := str(self._error) if self._error else error:
             outcome["error"] = problem
@@ -212,6 +243,22 @@ class Recorder:
 
     def _described_optimizer(self) -> dict[str, Any]:
         return describe_optimizer(self._optimizer) | self._description.get("optimizer", {})
+
+    def _compare_with(self, earlier: dict[str, Any]) -> None:
+        """Say that the run goes on with another optimizer, and note with each session which one it had."""
+        assert self._session is not None
+        now = self._described_optimizer()
+        if not (change := describe_change(earlier, now)):
+            return
+        warn(f"{self.path} goes on with another optimizer than before ({change}); run.json notes it with each session")
+        *before, this = self._session.metadata["sessions"]
+        for entry in before:
+            entry.setdefault("optimizer", earlier)
+        this["optimizer"] = now
+        with contextlib.suppress(
+            OSError
+        ):  # the writer says so when it meets it, and the end of the session tries again
+            self._session.update()
 
     def _scan(self) -> None:
         """Find the parameters that the optimizer holds now."""
@@ -230,10 +277,12 @@ class Recorder:
                 return hook(sys._getframe(1), args, kwargs)
             except Exception as error:
                 self._error = error
-                warnings.warn(
-                    f"recording into {self.path} stopped: {error}; the training goes on unrecorded",
-                    RuntimeWarning,
-                    stacklevel=2,
+                # Where warnings are errors, the writer's own warning is what was caught.
+                said = isinstance(error, RuntimeWarning) and self._session is not None and self._session.writer.error
+                warn(
+                    str(error)
+                    if said
+                    else f"recording into {self.path} stopped: {error}; the training goes on unrecorded"
                 )
                 return None
 
@@ -289,11 +338,7 @@ class Recorder:
         row = {
             "step": self._step,
             "loss": self._loss,
-            **{
-                f"lr_group{i}" if i else "lr": float(group["lr"])
-                for i, group in enumerate(self._optimizer.param_groups)
-                if group.get("lr") is not None and (i == 0 or group["lr"] != self._optimizer.param_groups[0].get("lr"))
-            },
+            **_learning_rates(self._optimizer.param_groups),
             "wall_time": time.time(),
             "record_seconds": self._record_seconds + time.perf_counter() - start,
             "skipped": False if dropped is None else as_number("skipped", dropped),
@@ -302,6 +347,21 @@ class Recorder:
         self._scalars.step(row)
         self._step += 1
         self.steps_seen += 1
+
+
+def _learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float | Pending]:
+    """That of the first group, and of those with another one; what is on a GPU is not waited for to be compared."""
+    first = groups[0].get("lr")
+    return {
+        f"lr_group{i}" if i else "lr": as_number("lr", group["lr"])
+        for i, group in enumerate(groups)
+        if group.get("lr") is not None and (i == 0 or _may_differ(group["lr"], first))
+    }
+
+
+def _may_differ(lr: Any, other: Any) -> bool:
+    on_device = any(isinstance(value, Tensor) and value.device.type == "cuda" for value in (lr, other))
+    return lr is not other and bool(on_device or lr != other)
 
 
 def _outcome(error: BaseException | None) -> tuple[str, str | None]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from trajectory_tools.errors import BadArgument
 from trajectory_tools.store.schema import RESERVED_SCALARS
 
-__all__ = ["ScalarLog", "as_number"]
+__all__ = ["Pending", "ScalarLog", "as_number"]
 
 Row = dict[str, Any]
 
@@ -33,7 +33,12 @@ class ScalarLog:
         self._logged: set[str] = set()  # names that the user gave the current row
         self._next: Row = {}
         self._current: Row | None = None
-        self._waiting: deque[Row] = deque()
+        self._complete_rows: deque[Row] = deque()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something logged whose step has not come."""
+        return bool(self._next)
 
     def log(self, values: dict[str, Any]) -> None:
         """Take the user's values: numbers or tensors of one element."""
@@ -66,12 +71,14 @@ class ScalarLog:
 
     def _complete(self) -> None:
         if self._current is not None:
-            self._waiting.append(self._current)
+            self._complete_rows.append(self._current)
             self._current = None
 
     def _send(self, *, wait: bool) -> None:
-        while self._waiting and (wait or all(_arrived(value) for value in self._waiting[0].values())):
-            self._put({name: float(v) if isinstance(v, Pending) else v for name, v in self._waiting.popleft().items()})
+        while self._complete_rows and (wait or all(_arrived(value) for value in self._complete_rows[0].values())):
+            self._put(
+                {name: float(v) if isinstance(v, Pending) else v for name, v in self._complete_rows.popleft().items()}
+            )
 
 
 class Pending:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["WIDTH", "add_legend", "grid_of_axes", "log_axis", "step_axis", "symlog_axis"]
+__all__ = ["WIDTH", "add_legend", "columns_of", "grid_of_axes", "log_axis", "step_axis", "symlog_axis"]
 
 WIDTH = 10.0
 """Of every figure, in inches."""
@@ -24,7 +24,7 @@ def grid_of_axes(
     canvas: Canvas, count: int, *, columns: int = 3, height: float = 2.5, share: bool = False
 ) -> list[Axes]:
     """``count`` axes in rows; ``share`` gives them one x and one y axis."""
-    columns = min(columns, count)
+    columns = columns_of(count, columns)
     rows = -(-count // columns)
     canvas.set_size_inches(WIDTH, rows * (height if columns > 1 else height + 0.4) + 0.3)
     shared: Literal["all", "none"] = "all" if share else "none"
@@ -35,6 +35,11 @@ def grid_of_axes(
         for axes in grid[:count]:
             axes.tick_params(labelbottom=True)
     return list(grid[:count])
+
+
+def columns_of(count: int, columns: int = 3) -> int:
+    """Into how many columns ``grid_of_axes`` puts so many axes."""
+    return max(1, min(columns, count))
 
 
 def step_axis(axes: Axes) -> None:

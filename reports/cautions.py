@@ -11,7 +11,7 @@ from trajectory_tools.metrics import Analysis
 from trajectory_tools.metrics.histogram import WHOLE
 from trajectory_tools.reports.described import hyperparameters
 from trajectory_tools.reports.words import several
-from trajectory_tools.run import Run
+from trajectory_tools.run import KILLED, Run
 
 __all__ = ["cautions"]
 
@@ -50,7 +50,8 @@ def _of_run(run: Run, analyses: Mapping[str, Analysis]) -> list[str]:
     if run.status != "finished":
         cause = next((str(s["error"]) for s in reversed(run.metadata["sessions"]) if s.get("error")), "")
         said = {
-            "recording": "its recording never ended, so it is still under way or was killed",
+            "recording": "it is still being recorded",
+            KILLED: "it was killed: what was recorded shortly before is missing",
             "interrupted": "it was interrupted",
             "failed": "it failed",
         }
@@ -60,6 +61,10 @@ def _of_run(run: Run, analyses: Mapping[str, Analysis]) -> list[str]:
     if run.skipped:
         listed = "; ".join(str(finding) for finding in run.skipped)
         texts.append(f"{several(len(run.skipped), 'damaged part')} left out: {listed}")
+    if any("optimizer" in session for session in run.metadata["sessions"]):
+        texts.append(
+            "it was resumed with another optimizer or other hyperparameters; run.json has those of each session"
+        )
     waited = sum(float(session.get("wait_seconds") or 0) for session in run.metadata["sessions"])
     if waited >= NOTED_WAIT:
         texts.append(f"the training waited {waited:.1f} s for the recorder")

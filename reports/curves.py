@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from trajectory_tools.errors import MissingData
-from trajectory_tools.reports.axes import add_legend, grid_of_axes, log_axis, step_axis, symlog_axis
+from trajectory_tools.reports.axes import add_legend, columns_of, grid_of_axes, log_axis, step_axis, symlog_axis
 from trajectory_tools.reports.figure import Painter, rounded
 from trajectory_tools.reports.style import GRID, MUTED, RunStyle
 from trajectory_tools.reports.words import number, several, wrapped
@@ -20,10 +20,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["GRADIENTS", "MAX_POINTS", "Curves", "Panel", "averaged", "draw_curve", "make_curves", "thinned"]
+__all__ = [
+    "ARITHMETIC_BAND",
+    "GRADIENTS",
+    "MAX_POINTS",
+    "Curves",
+    "Panel",
+    "averaged",
+    "draw_curve",
+    "make_curves",
+    "thinned",
+]
 
-MAX_POINTS = 500
-"""Points of a curve; a longer run is thinned."""
+MAX_POINTS = 300
+"""Points of a curve as wide as the page; a longer run is thinned."""
+
+ARITHMETIC_BAND = (
+    "The line is the mean of the runs, also on a logarithmic axis; there the band ends at a third of the mean where"
+    " mean − standard deviation is lower."
+)
+LOWEST = 1 / 3
+"""Of an arithmetic mean on a logarithmic axis: a band that reaches 0 would cover everything below."""
 
 GRADIENTS = "gradients (middle half of all runs)"
 """What the grey band of reference is called among the labels."""
@@ -65,6 +82,8 @@ def make_curves(panels: Iterable[Panel]) -> Curves:
     """Thin and average each panel's frame; a panel without a finite value becomes a note, no panel at all an error."""
     kept, frames = [], []
     notes: dict[str, list[str]] = {}
+    panels = list(panels)
+    points = MAX_POINTS // columns_of(len(panels))
     for panel in panels:
         finite = np.isfinite(panel.frame["value"])
         if not finite.any():
@@ -78,18 +97,18 @@ def make_curves(panels: Iterable[Panel]) -> Curves:
             scale = _fitting_scale(panel.frame["value"][finite])
         log = scale == "log"
         geometric = log and panel.average == "geometric"
-        data, steps_a_point = thinned(panel.frame, log=geometric)
+        data, steps_a_point = thinned(panel.frame, log=geometric, points=points)
         if steps_a_point > 1:
             text = f"thinned: each point is the mean of {steps_a_point} consecutive recorded steps."
             notes.setdefault(text, []).append(panel.name)
         curves = averaged(data, log=geometric)
         if log and not geometric:
-            curves["low"] = _above_zero(curves, data)
+            curves["low"] = curves["low"].clip(lower=LOWEST * curves["value"])
         if log and (zeros := int((curves["value"] == 0).sum())):
             text = f"{several(zeros, 'point')} at exactly 0, marked at the lower edge."
             notes.setdefault(text, []).append(panel.name)
         if panel.reference is not None and len(panel.reference):
-            curves = pd.concat([curves, _range_of(thinned(panel.reference, log=True)[0])])
+            curves = pd.concat([curves, _range_of(thinned(panel.reference, log=True, points=points)[0])])
         curves.insert(0, "panel", panel.name)
         frames.append(curves)
         kept.append(replace(panel, frame=panel.frame.iloc[:0], reference=None, scale=scale))
@@ -137,14 +156,6 @@ def averaged(frame: pd.DataFrame, *, log: bool = False) -> pd.DataFrame:
     return result[["label", "step"]].assign(
         label=result["label"].astype(str), value=value, low=low, high=high, runs=result["runs"]
     )
-
-
-def _above_zero(curves: pd.DataFrame, data: pd.DataFrame) -> pd.Series[float]:
-    """The bands' lower edges, no lower than the lowest run: a logarithmic axis has no place for 0."""
-    lowest = data.groupby(["label", "step"], observed=True)["value"].min()
-    lowest.index = lowest.index.set_levels(lowest.index.levels[0].astype(str), level=0)
-    of_curves = lowest.reindex(pd.MultiIndex.from_frame(curves[["label", "step"]])).to_numpy()
-    return curves["low"].clip(lower=pd.Series(of_curves, curves.index))
 
 
 def _fitting_scale(values: pd.Series[float]) -> Scale:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from trajectory_tools.errors import MissingData
 from trajectory_tools.metrics.histogram import WHOLE
+from trajectory_tools.metrics.summary import distances, final_distances
 from trajectory_tools.reports.axes import add_legend, grid_of_axes, log_axis, step_axis
-from trajectory_tools.reports.curves import Panel, averaged, draw_curve, make_curves, thinned
+from trajectory_tools.reports.curves import ARITHMETIC_BAND, Panel, averaged, draw_curve, make_curves, thinned
 from trajectory_tools.reports.figure import Figure, FigureMaker, rounded
 from trajectory_tools.reports.style import MUTED, RunStyle
 from trajectory_tools.reports.words import listed, number
@@ -19,7 +19,7 @@ from trajectory_tools.reports.words import listed, number
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["ABOUT", "FIGURES", "final_distances"]
+__all__ = ["ABOUT", "FIGURES"]
 
 ABOUT = "How large the steps are, which way they point, and how far they lead; of the whole network."
 
@@ -28,9 +28,11 @@ def sizes(frame: pd.DataFrame) -> Figure:
     """‖u‖, ‖u‖/‖θ‖ and ‖g‖."""
     curves = make_curves(
         [
-            Panel("update norm", _of(frame, "update", "norm"), "‖u‖", "log"),
-            Panel("ratio", _of(frame, "update", "ratio"), "‖u‖ / ‖θ‖", "log", title="update-to-weight ratio"),
-            Panel("gradient norm", _of(frame, "grad", "norm"), "‖g‖", "log"),
+            Panel("update norm", _of(frame, "update", "norm"), "‖u‖", "log", "arithmetic"),
+            Panel(
+                "ratio", _of(frame, "update", "ratio"), "‖u‖ / ‖θ‖", "log", "arithmetic", title="update-to-weight ratio"
+            ),
+            Panel("gradient norm", _of(frame, "grad", "norm"), "‖g‖", "log", "arithmetic"),
         ]
     )
     return Figure(
@@ -38,7 +40,7 @@ def sizes(frame: pd.DataFrame) -> Figure:
         shows="How long each step is, how long beside the weights that it changes, and how long the gradient was.",
         how_to_read="A ratio near 10⁻³ changes the weights slowly, near 1 it replaces them. Lion's steps keep their"
         " length, as"
-        " each element moves by the learning rate; SGD's shrink with the gradient.",
+        f" each element moves by the learning rate; SGD's shrink with the gradient. {ARITHMETIC_BAND}",
         formula="‖uₜ‖₂, ‖uₜ‖₂ / ‖θₜ‖₂ and ‖gₜ‖₂ over all parameters",
         data=curves.data,
         paint=curves.paint,
@@ -86,7 +88,7 @@ def directions(frame: pd.DataFrame) -> Figure:
 
 def path(frame: pd.DataFrame) -> Figure:
     """Displacement against path length."""
-    wide = _distances(frame)
+    wide = distances(frame)
     if wide.empty:
         raise MissingData("the path length needs the updates of every step from the first recorded one on, and param")
     straightness = make_curves(
@@ -130,19 +132,6 @@ FIGURES: dict[str, FigureMaker] = {
     "Direction of the updates": directions,
     "Path length against displacement": path,
 }
-
-
-def final_distances(frame: pd.DataFrame) -> pd.DataFrame:
-    """(label, run) → path length and displacement at the run's last recorded step; empty where they are not known."""
-    wide = _distances(frame).sort_values("step")
-    return wide.groupby(["label", "run"], observed=True)[["path_length", "displacement"]].last()
-
-
-def _distances(frame: pd.DataFrame) -> pd.DataFrame:
-    keys = ["run", "label", "step"]
-    columns = {q: _of(frame, "update", q).set_index(keys)["value"] for q in ("path_length", "displacement")}
-    table = pd.DataFrame(columns).reset_index()
-    return table[np.isfinite(table["path_length"]) & np.isfinite(table["displacement"])]
 
 
 def _of(frame: pd.DataFrame, kind: str, quantity: str) -> pd.DataFrame:

@@ -134,7 +134,8 @@ def _shares(counts: pd.DataFrame) -> pd.DataFrame:
     n_runs = joined.groupby("label")["run"].nunique()
     table = joined.groupby(["panel", "label", "low", "high"], sort=False)["share"].sum().reset_index()
     table["share"] /= table["label"].map(n_runs)
-    return table.sort_values(["panel", "label", "low", "high"], kind="stable")
+    order = {label: i for i, label in enumerate(joined["label"].unique())}
+    return table.sort_values(["panel", "label", "low", "high"], key=lambda c: c.map(order) if c.name == "label" else c)
 
 
 def _cut(table: pd.DataFrame) -> tuple[pd.DataFrame, float]:

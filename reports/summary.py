@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from trajectory_tools.metrics import Analysis
+from trajectory_tools.metrics.summary import LAST_STEPS, final_distances, final_values, median_shares
 from trajectory_tools.reports.described import hyperparameters, seeds
-from trajectory_tools.reports.dynamics import final_distances
-from trajectory_tools.reports.loss import FINAL_STEPS, final_values
-from trajectory_tools.reports.symmetry import KEPT, medians_against_chance
+from trajectory_tools.reports.symmetry import KEPT
 from trajectory_tools.reports.words import number, one_line, plus_minus, several
 from trajectory_tools.run import Run
 
@@ -37,7 +36,7 @@ def summarize(by_label: Mapping[str, Sequence[Run]], analyses: Mapping[str, Anal
     """Optimizer, seeds, steps, and the numbers that matter most; a number that is not known is a dash."""
     frames = {name: analysis.frame for name, analysis in analyses.items() if not analysis.frame.empty}
     losses = final_values(frames["loss"]) if "loss" in frames else None
-    shares = medians_against_chance(frames["symmetry"]) if "symmetry" in frames else None
+    shares = median_shares(frames["symmetry"]) if "symmetry" in frames else None
     distances = final_distances(frames["dynamics"]) if "dynamics" in frames else None
     groups = [] if shares is None else list(dict.fromkeys(shares.index.get_level_values("group")))[:MAX_GROUPS]
     chance = {} if shares is None else shares["chance"].groupby(level="group", observed=True).first().to_dict()
@@ -45,8 +44,8 @@ def summarize(by_label: Mapping[str, Sequence[Run]], analyses: Mapping[str, Anal
         ("label", ""),
         ("optimizer", ""),
         ("runs", ""),
-        ("final loss", f"last {FINAL_STEPS} steps"),
-        *((f"share along {one_line(str(group), 44)}", f"chance {number(chance[group])}") for group in groups),
+        ("final loss", f"last {LAST_STEPS} steps"),
+        *((f"share along {_breakable(str(group))}", f"chance {number(chance[group])}") for group in groups),
         ("path length", "Σ‖u‖"),
         ("displacement", "‖θ_end − θ_first‖"),
     )
@@ -65,6 +64,11 @@ def summarize(by_label: Mapping[str, Sequence[Run]], analyses: Mapping[str, Anal
         ]
         rows.append((label, tuple(cells)))
     return Summary(columns, tuple(rows))
+
+
+def _breakable(group: str) -> str:
+    """The group's name, which may end a line after each plus."""
+    return one_line(group, 44).replace("+", "+\N{ZERO WIDTH SPACE}")
 
 
 def _values(found: pd.Series[float] | None, label: str) -> list[float]:

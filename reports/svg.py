@@ -134,13 +134,16 @@ def _shorten(element: ElementTree.Element, names: dict[str, str]) -> None:
     if (path := element.get("d")) is not None:
         element.set("d", short_path(path))
     if (look := element.get("style")) is not None:
+        # The page's font: matplotlib's own would be a serif one wherever it is not installed.
         look = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1", look).replace("; ", ";").replace(": ", ":")
-        element.set("style", look)
+        element.set("style", re.sub(r"font-family:[^;]*;?", "", look))
     for name in ("x", "y", "width", "height"):
         if re.fullmatch(r"-?\d+\.\d{3,}", value := element.get(name, "")):
             element.set(name, f"{float(value):.2f}")
     if (move := element.get("transform")) is not None:
         element.set("transform", re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", move))
+        if re.match(r"rotate\(-?0 ", move):
+            del element.attrib["transform"]
     if element.tag != f"{SVG}text":
         element.text = element.tail = None
     element.tail = None

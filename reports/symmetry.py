@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trajectory_tools.errors import MissingData
+from trajectory_tools.metrics.summary import chances, median_shares
 from trajectory_tools.reports.axes import add_legend, grid_of_axes, log_axis
 from trajectory_tools.reports.curves import Panel, make_curves
 from trajectory_tools.reports.figure import Figure, FigureMaker, rounded
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["ABOUT", "FIGURES", "medians_against_chance"]
+__all__ = ["ABOUT", "FIGURES", "KEPT"]
 
 ABOUT = (
     "Some changes of the parameters leave the loss as it is; a gradient has no part along them, so plain SGD does not"
@@ -84,7 +85,7 @@ def share(frame: pd.DataFrame) -> Figure:
         )
         for group, name in shown_groups(frame).items()
     )
-    medians = medians_against_chance(frame)["share"]
+    medians = median_shares(frame)["share"]
     return Figure(
         title="Share of the update along the symmetry, against chance",
         shows="Which part of the squared update lies along the symmetry's directions, where a gradient has nothing.",
@@ -201,19 +202,6 @@ def title_of(group: str, name: str) -> str:
     """``rescale 0.weight+0.bias → 2.weight``, or ``rescale 2: …`` where the group is called so."""
     kind, _, parameters = group.partition(" ")
     return group if name == kind else f"{name}: {parameters}"
-
-
-def chances(frame: pd.DataFrame) -> dict[str, float]:
-    """Group → the share that a random direction has."""
-    rows = frame[frame["quantity"] == "chance"].drop_duplicates("group")
-    return {str(group): float(value) for group, value in zip(rows["group"], rows["value"], strict=True)}
-
-
-def medians_against_chance(frame: pd.DataFrame) -> pd.DataFrame:
-    """(group, label) → the median over steps and runs of the updates' share, and chance."""
-    rows = frame[_is(frame, "update", "share")]
-    table = rows.groupby(["group", "label"], observed=True)["value"].median().rename("share").to_frame()
-    return table.assign(chance=table.index.get_level_values("group").map(chances(frame)).astype(float))
 
 
 def _sentence(values: pd.Series[float], said: Callable[[float, str], str], what: str) -> str:

@@ -1,5 +1,6 @@
 """The run reader: selecting, querying, and its sentences when there is nothing to select."""
 
+import json
 import subprocess
 import sys
 
@@ -69,12 +70,47 @@ def test_query_and_pandas(run):
     assert [path.name for path in run.files("scalars")] == ["s000-r0000-000000.parquet"]
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM '{there}'",
+        "SELECT * FROM read_text('{there}')",
+        "SELECT * FROM glob('{folder}/*')",
+        "COPY (SELECT * FROM scalars) TO '{folder}/new.csv'",
+        "COPY (SELECT * FROM scalars) TO '{there}'",
+        "ATTACH '{folder}/new.db'",
+        "INSTALL httpfs",
+        "SET enable_external_access = true",
+        "SELECT * FROM run",  # what Python calls so
+    ],
+)
+def test_a_query_reads_and_writes_no_other_file(run, tmp_path, sql):
+    there = tmp_path / "mine.csv"
+    there.write_text("a\n1\n")
+    before = sorted(tmp_path.iterdir())
+    for ask in (run.query, run.query_arrow):
+        with pytest.raises(BadArgument, match="the query failed"):
+            ask(sql.format(there=there, folder=tmp_path))
+    assert sorted(tmp_path.iterdir()) == before
+    assert there.read_text() == "a\n1\n"
+
+
 def test_what_a_run_says_of_itself(run):
     assert (run.label, run.seed, run.status, run.n_steps, run.n_values) == ("adam", 4, "finished", 30, 4)
     assert "30 steps" in repr(run)
     assert "grad+update" in repr(run)
     assert run.columns == ("grad", "update")
     assert run.span == "0 to 27 (10 of them)"
+
+
+def test_runs_below_a_folder_come_in_the_order_in_which_they_were_recorded(tmp_path):
+    for name, created in (("a", "2026-01-03"), ("b/1", "2026-01-01"), ("b/2", "2026-01-02"), ("c", "2026-01-02")):
+        Session(tmp_path / name, {"params": []}).close("finished")
+        description = json.loads((tmp_path / name / "run.json").read_text())
+        (tmp_path / name / "run.json").write_text(json.dumps({**description, "created_at": created}))
+    assert [run.label for run in find_runs(tmp_path)] == ["1", "2", "c", "a"]
+    assert [run.label for run in find_runs([tmp_path / "a", tmp_path / "b"])] == ["a", "1", "2"], "of paths: as given"
+    assert [run.label for run in find_runs([tmp_path / "b/2", tmp_path])] == ["2", "1", "c", "a"]
 
 
 def test_columns_that_differ_only_in_case_can_be_queried(tmp_path):

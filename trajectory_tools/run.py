@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from trajectory_tools.errors import (
@@ -31,15 +32,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-__all__ = ["Run", "Runs", "Steps", "find_runs", "open_run"]
+__all__ = ["KILLED", "Run", "Runs", "Steps", "find_runs", "open_run"]
 
 Steps = int | slice | Sequence[int] | NDArray[np.int64]
 """Step numbers: one, some, or a slice ``start:stop:stride`` of them."""
 
 Damaged = Literal["error", "skip"]
 
-EMPTY = {"scalars": scalars_schema, "tensors": lambda: tensors_schema("float32")}
+EMPTY: dict[str, Callable[[], pa.Schema]] = {"scalars": scalars_schema, "tensors": lambda: tensors_schema("float32")}
 """What stands in for a table without parts, so that a query of an empty run has an empty answer."""
+
+KILLED = "interrupted (was killed)"
+"""The status of a run whose recorder is gone without having said how it ended."""
+
 T = TypeVar("T")
 
 
@@ -51,6 +56,10 @@ class Run:
             raise BadArgument(f"damaged is 'error' or 'skip', found {damaged!r}")
         self.path = Path(path)
         self.metadata: dict[str, Any] = read_metadata(self.path)
+        self._killed = False
+        if self.metadata.get("status") == "recording" and not _is_locked(self.path):
+            self.metadata = read_metadata(self.path)  # it may have ended between the two
+            self._killed = self.metadata.get("status") == "recording"
         self.skipped: tuple[Finding, ...] = ()
         """The damaged parts that are left out (``damaged='skip'``)."""
         self._parts = committed_parts(self.path)
@@ -91,8 +100,8 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``recording``, ``finished``, ``interrupted`` or ``failed``; a killed run stays at ``recording``."""
-        return str(self.metadata.get("status", "unknown"))
+        """``recording``, ``finished``, ``interrupted`` or ``failed``, when it was opened; or ``KILLED``."""
+        return KILLED if self._killed else str(self.metadata.get("status", "unknown"))
 
     @property
     def optimizer(self) -> str:
@@ -224,7 +233,10 @@ class Run:
         return self.query("SELECT * FROM scalars ORDER BY step")
 
     def query(self, sql: str) -> pd.DataFrame:
-        """Answer SQL over the tables ``scalars``, ``tensors`` and ``probes``, through DuckDB, as a pandas frame."""
+        """Answer SQL over the tables ``scalars``, ``tensors`` and ``probes``, through DuckDB, as a pandas frame.
+
+        The query sees nothing else: other files can be neither read nor written.
+        """
         return self._execute(lambda connection: connection.execute(sql).df())
 
     def query_arrow(self, sql: str) -> pa.Table:
@@ -246,6 +258,8 @@ class Run:
                         connection.execute(f"CREATE VIEW {table} AS {' UNION ALL BY NAME '.join(selects)}")
                     elif table in EMPTY:
                         connection.register(table, EMPTY[table]().empty_table())
+                # A query is often pasted: it sees the run, and neither reads nor writes any other file.
+                connection.execute("SET enable_external_access = false; SET lock_configuration = true")
                 return fetch(connection)
             except duckdb.Error as error:
                 if "checksum" in str(error).lower() or "corrupt" in str(error).lower():
@@ -299,6 +313,18 @@ class Run:
             )
 
 
+def _is_locked(folder: Path) -> bool:
+    """Whether a recorder holds the folder, or may hold it; nothing is written, so that any folder can be asked."""
+    lock = folder / ".lock"
+    try:
+        if not lock.exists():
+            return False
+        with FileLock(lock, timeout=0):
+            return False
+    except (OSError, Timeout):
+        return True
+
+
 def _session_starts(parts: Iterable[Part]) -> dict[int, int]:
     """Session → its first step."""
     starts: dict[int, int] = {}
@@ -326,7 +352,8 @@ def open_run(path: str | Path, *, damaged: Damaged = "error") -> Run:
 def find_runs(paths: Runs, *, damaged: Damaged = "error") -> list[Run]:
     """Every run at or below the given folders, each once, in the order of the paths; an opened run stays as it is.
 
-    Below a folder, a run.json of another program is passed over. ``NotARun`` for a folder without any run.
+    Those below a folder come in the order in which they were recorded, and a run.json of another program is passed
+    over. ``NotARun`` for a folder without any run.
     """
     found: dict[Path, Run] = {}
     for path in [paths] if isinstance(paths, Run | str | Path) else paths:
@@ -334,9 +361,9 @@ def find_runs(paths: Runs, *, damaged: Damaged = "error") -> list[Run]:
             found.setdefault(path.path.resolve(), path)
             continue
         folders = [Path(path)] if (Path(path) / RUN_FILE).exists() else _runs_below(Path(path))
-        for folder in folders:
-            if folder.resolve() not in found:
-                found[folder.resolve()] = Run(folder, damaged=damaged)
+        below = [Run(f, damaged=damaged) for f in folders if f.resolve() not in found]
+        for run in sorted(below, key=lambda run: str(run.metadata.get("created_at"))):
+            found[run.path.resolve()] = run
     if not found:
         raise BadArgument("no runs were given; name at least one run folder")
     return list(found.values())

@@ -338,6 +338,85 @@ def test_a_metric_of_ones_own(own, walked):
     assert runs.same_values(analyze(own, [Mean()])["mean"].frame, frame.iloc[:1])
 
 
+class Broken(Mean):
+    """Fails where it is told to."""
+
+    name = "broken"
+    where = ""
+
+    def fail(self, where):
+        if self.where == where:
+            raise ZeroDivisionError(f"in {where}\nand a second line")
+
+    def prepare(self, run):
+        self.fail("prepare")
+
+    def steps(self, context):
+        self.fail("steps")
+
+    def update(self, context, chunk):
+        self.fail("update")
+        return super().update(context, chunk)
+
+    def combine(self, left, right):
+        self.fail("combine")
+        return super().combine(left, right)
+
+    def finish(self, context, state):
+        self.fail("finish")
+        frame = super().finish(context, state)
+        return {"nothing": None, "column": frame.assign(label="x")}.get(self.where, frame)
+
+
+def broken(where):
+    metric = Broken()
+    metric.where = where
+    return metric
+
+
+@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor(2)])
+@pytest.mark.parametrize("where", ["prepare", "steps", "update", "combine", "finish", "nothing", "column"])
+def test_a_metric_that_fails_stops_no_other(odd, where, executor):
+    found = analyze(odd, ["dynamics", broken(where), "loss"], executor=executor, saved=False)
+    assert runs.same(found["dynamics"].frame, compute(odd, "dynamics"), **CLOSE)
+    assert not found["loss"].skipped
+    [(run, reason)] = found["broken"].skipped.items()
+    told = {"nothing": "TypeError: finish gives a tidy frame, and gave NoneType", "column": "ValueError: its frame has"}
+    assert run == odd.name
+    assert reason.startswith(f"broken failed: {told.get(where, f'ZeroDivisionError: in {where}')}")
+    assert "\n" not in reason
+    assert "Traceback" in found["broken"].failed[run]
+    assert found["broken"].frame.empty
+    with pytest.raises(MissingData, match=r"no broken of .*odd: broken failed: ") as alone:
+        compute(odd, broken(where))
+    assert "Traceback" in alone.value.__notes__[0]
+
+
+def test_a_metric_that_fails_with_one_run_keeps_the_others(odd, walked):
+    class Picky(Mean):
+        name = "picky"
+
+        def prepare(self, run):
+            if run.path == odd.path:
+                raise KeyError
+
+    frame = compute([odd, walked], Picky())
+    assert set(frame["run"]) == {walked.name}
+    assert frame.attrs["skipped"] == {odd.name: "picky failed: KeyError: KeyError"}
+
+
+def test_a_frame_that_cannot_be_saved_is_still_the_answer(own):
+    class Odd(Mean):
+        name = "odd"
+
+        def finish(self, context, state):
+            return pd.DataFrame({"step": 0, "value": [1.0, 2.0], "kind": ["a", 3]})
+
+    with pytest.warns(UserWarning, match="the odd of .* was not saved: "):
+        found = analyze(own, [Odd()])
+    assert found["odd"].frame["value"].tolist() == [1.0, 2.0]
+
+
 # In processes of their own.
 
 

@@ -15,7 +15,7 @@ from training import backward, batches, network, recorded, train
 
 from trajectory_tools.errors import BadArgument, OutputExists, RecordingFailed, RunBusy, TrajectoryError
 from trajectory_tools.recorder import Recorder
-from trajectory_tools.run import open_run
+from trajectory_tools.run import KILLED, open_run
 from trajectory_tools.store.part_file import PartFile
 
 
@@ -169,7 +169,71 @@ def test_what_cannot_be_logged_is_refused_and_nothing_of_it_kept(tmp_path):
     assert "a" not in scalars
     assert np.isnan(scalars["good"][0])
     assert scalars["val/acc"][0] == 1
-    recorder.log(after="the end")  # once closed it listens no more
+    with pytest.warns(RuntimeWarning, match=r"after close\(\) is not recorded"):
+        recorder.log(after="the end")
+    recorder.log(after="the end")  # said once
+    assert "after" not in open_run(tmp_path / "run").scalars()
+
+
+def test_logging_before_anything_is_recorded_is_refused(tmp_path):
+    model = network()
+    recorder = Recorder(tmp_path / "run", model, sgd(model))
+    with pytest.raises(BadArgument, match=r"before recording begins; call attach\(\) first"):
+        recorder.log(loss=1.0)
+    with recorder:
+        recorder.log(loss=1.0)
+        train(model, recorder._optimizer, 1)
+    assert open_run(tmp_path / "run").scalars()["loss"].tolist() == [1.0]
+
+
+def test_a_run_without_steps_though_values_were_logged_is_pointed_out(tmp_path):
+    model = network()
+    with (
+        pytest.warns(RuntimeWarning, match=r"no step was recorded into .*run, though values were logged, for its SGD"),
+        Recorder(tmp_path / "run", model, sgd(model)) as recorder,
+    ):
+        train(model, sgd(model), 2, recorder=recorder)  # another optimizer
+    with Recorder(tmp_path / "silent", model, sgd(model)):
+        pass
+    with pytest.raises(ValueError, match="early"), Recorder(tmp_path / "early", model, sgd(model)) as recorder:  # noqa: PT012
+        recorder.log(loss=1.0)
+        raise ValueError("early")
+
+
+def test_where_warnings_are_errors_they_still_stop_nothing(tmp_path, monkeypatch, capsys):
+    """``python -W error`` is common in test suites and CI."""
+
+    def fail(self, *arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    def schedule(step):
+        raise RuntimeError("schedule is out")
+
+    weights = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, options in {"plain": None, "fault": {"schedule": schedule}, "full": {"queue_bytes": 3000}}.items():
+            model = network()
+            optimizer = sgd(model)
+            if name == "full":
+                monkeypatch.setattr(PartFile, "write", fail)
+            recorder = None if options is None else Recorder(tmp_path / name, model, optimizer, **options).attach()
+            train(model, optimizer, 30, recorder=recorder)
+            weights.append(list(model.parameters()))
+            if recorder is not None:
+                with pytest.raises(RecordingFailed, match=r"schedule is out|No space left"):
+                    recorder.close()
+                recorder.log(loss=0.0)
+        monkeypatch.undo()
+        with Recorder(tmp_path / "none", network(), sgd(network())) as recorder:
+            recorder.log(loss=0.0)
+    assert all(torch.equal(a, b) for other in weights[1:] for a, b in zip(weights[0], other, strict=True))
+    said = capsys.readouterr().err.splitlines()
+    stopped = [f"RuntimeWarning: recording into {tmp_path / name} stopped: " for name in ("fault", "full")]
+    assert [line.startswith(start) for line, start in zip(said, stopped, strict=False)] == [True, True]
+    assert said[1].count("stopped") == said[1].count("the training goes on unrecorded") == 1
+    assert said[2].startswith(f"RuntimeWarning: no step was recorded into {tmp_path / 'none'}")
+    assert len(said) == 3
 
 
 @pytest.mark.parametrize(
@@ -298,17 +362,18 @@ with Recorder(sys.argv[1], model, optimizer) as recorder:
 
 PROGRAMS = {
     "end": SCRIPT,
+    "killed": SCRIPT + "os.kill(os.getpid(), 9)",
     "error": SCRIPT + "raise ValueError('x')",
     "interrupt": SCRIPT + "raise KeyboardInterrupt",
     "fork-close": FORK.replace("{ending}", "recorder.close(); os._exit(0)"),
     "fork-exit": FORK.replace("{ending}", "sys.exit(0)"),
     "workers": WORKERS,
+    "no-pandas": SCRIPT + "recorder.close()\nassert 'pandas' not in sys.modules",
 }
 
 # Each program is a process of its own, from start to natural end; they share the seconds that importing torch takes.
 LAUNCHER = """
 import json, os, sys, warnings
-import pandas
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 from trajectory_tools.errors import RunBusy
@@ -351,6 +416,18 @@ def test_a_forgotten_close_is_made_up_for_at_exit(programs, name, code, status):
     assert run.steps.tolist() == run.logged_steps.tolist() == list(range(5))
     assert run.scalars()["loss"].tolist() == list(range(5))
     assert run.status == status
+
+
+def test_a_killed_run_says_so_and_can_be_resumed(programs):
+    folder, codes, complaints = programs
+    assert codes["killed"] == -9, complaints
+    run = open_run(folder / "killed")
+    assert (run.status, run.metadata["status"]) == (KILLED, "recording")
+    assert "interrupted (was killed)" in repr(run)
+    model = nn.Linear(3, 2)
+    with Recorder(folder / "killed", model, sgd(model), if_exists="resume"):
+        assert open_run(folder / "killed").status == "recording"
+    assert open_run(folder / "killed").status == "finished"
 
 
 @pytest.mark.parametrize("name", ["fork-close", "fork-exit"])
@@ -398,6 +475,33 @@ def test_resuming_numbers_on_or_from_where_it_is_told(tmp_path):
     assert open_run(tmp_path / "run").steps.tolist() == [0, 1]
 
 
+def test_a_run_that_goes_on_with_another_optimizer_says_so_and_notes_both(tmp_path):
+    model = network()
+
+    def session(optimizer, **options):
+        with Recorder(tmp_path / "run", model, optimizer, if_exists="resume", **options):
+            train(model, optimizer, 2)
+
+    session(sgd(model, momentum=0.9))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decayed = sgd(model, momentum=0.9, foreach=False)
+        torch.optim.lr_scheduler.ConstantLR(decayed, factor=0.5)  # the rate that it began with is the same
+        session(decayed)
+    assert not any("optimizer" in entry for entry in open_run(tmp_path / "run").metadata["sessions"])
+    with pytest.warns(RuntimeWarning, match=r"\(momentum was 0\.9, now 0\.5; nesterov was False, now True\)"):
+        session(sgd(model, momentum=0.5, nesterov=True))
+    with pytest.warns(RuntimeWarning, match=r"\(it was SGD, now Adam\)"):
+        session(torch.optim.Adam(model.parameters()))
+    with pytest.warns(RuntimeWarning, match=r"\(it had 1 parameter groups, now 2\)"):
+        session(torch.optim.Adam([{"params": layer.parameters()} for layer in (model[0], model[2])]))
+    run = open_run(tmp_path / "run")
+    noted = [entry["optimizer"] for entry in run.metadata["sessions"]]
+    assert [one["class"].rpartition(".")[2] for one in noted] == ["SGD", "SGD", "SGD", "Adam", "Adam"]
+    assert [one["groups"][0].get("momentum") for one in noted] == [0.9, 0.9, 0.5, None, None]
+    assert run.metadata["optimizer"] == noted[-1]
+
+
 @pytest.mark.parametrize("parent", ["/proc", "/sys"])
 def test_a_folder_that_cannot_be_written_is_said_before_the_training(parent):
     model = network()
@@ -437,13 +541,7 @@ def test_learning_rate_schedulers_and_several_groups(tmp_path):
     assert scalars["wall_time"].is_monotonic_increasing
 
 
-def test_recording_imports_no_pandas(tmp_path):
+def test_recording_imports_no_pandas(programs):
     """It takes a second, holds the interpreter meanwhile, and cannot be imported any more while that one ends."""
-    code = (
-        "import sys, torch\nfrom trajectory_tools.recorder import Recorder\n"
-        "model = torch.nn.Linear(3, 2)\noptimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
-        "with Recorder(sys.argv[1], model, optimizer) as recorder:\n"
-        "    model(torch.ones(3)).sum().backward()\n    optimizer.step()\n    recorder.log(loss=1.0, also=None or 2)\n"
-        "assert 'pandas' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code, tmp_path / "run"], check=True)
+    _, codes, complaints = programs
+    assert codes["no-pandas"] == 0, complaints

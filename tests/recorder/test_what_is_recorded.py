@@ -278,6 +278,13 @@ def test_only_what_was_asked_for_is_saved(tmp_path):
         ({"start_step": -1}, BadArgument, "start_step"),
         ({"symmetries": [rescale([("0.weight", 0)], [("2.wieght", 1)])]}, UnknownName, "did you mean 2.weight"),
         ({"symmetries": [{"kind": "scale", "in": [["0.weight", 5]]}]}, BadArgument, "axis 5"),
+        ({"seed": 1.5}, BadArgument, "seed is a whole number, found 1.5"),
+        ({"info": {"a": np.zeros(2)}}, BadArgument, r"info\['a'\] cannot be written as JSON \(Object of type ndarray"),
+        ({"info": {"a": {"b": [float("nan")]}}}, BadArgument, r"info\['a'\] cannot be written as JSON .*finite"),
+        ({"info": {"a": {(1, 2): 3}}}, BadArgument, r"info\['a'\] cannot be written as JSON"),
+        ({"info": {"params": []}}, BadArgument, "'params', which the recorder fills itself"),
+        ({"info": {"optimizer": "mine"}}, BadArgument, r"info\['optimizer'\] is 'mine'; give a dict"),
+        ({"info": ["a"]}, BadArgument, "info is a dict"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_before_anything_is_made(tmp_path, options, error, words):
@@ -332,7 +339,8 @@ def test_what_run_json_says(tmp_path):
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(0.01), betas=(0.8, 0.99))
     group = rescale([("0.weight", 0), ("0.bias", 0)], [("2.weight", 1)])
-    with Recorder(tmp_path / "run", model, optimizer, symmetries=[group], seed=3, info={"note": "x"}) as recorder:
+    info = {"note": "x"}
+    with Recorder(tmp_path / "run", model, optimizer, symmetries=[group], seed=np.int64(3), info=info) as recorder:
         train(model, optimizer, 3, recorder=recorder)
         assert open_run(tmp_path / "run").status == "recording"
         assert "3 steps so far" in repr(recorder)
@@ -372,6 +380,42 @@ def test_a_model_on_the_gpu_is_recorded_as_copied_back(tmp_path):
         np.testing.assert_array_equal(updates[:-1], params[1:] - params[:-1])
     assert run.scalars()["loss"].tolist() == [loss for _, _, loss in seen]
     assert run.scalars()["twice"].tolist() == pytest.approx([2 * loss for _, _, loss in seen])
+
+
+@pytest.mark.cuda
+@GPU
+def test_learning_rates_on_the_gpu_are_recorded_and_not_waited_for(tmp_path):
+    model = network().cuda()
+    groups = [{"params": layer.parameters(), "lr": torch.tensor(0.01, device="cuda")} for layer in (model[0], model[2])]
+    optimizer = torch.optim.Adam(groups, capturable=True)
+    data = [(x.cuda(), y.cuda()) for x, y in batches(20)]
+    with Recorder(tmp_path / "run", model, optimizer):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for batch in data:
+                backward(model, batch)
+                optimizer.step()
+                groups[1]["lr"].mul_(0.5)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    scalars = open_run(tmp_path / "run").scalars()
+    assert scalars["lr"].tolist() == pytest.approx([0.01] * 20)
+    assert scalars["lr_group1"].tolist() == pytest.approx([0.01 * 0.5**step for step in range(20)])
+
+
+def test_learning_rates_that_are_tensors(tmp_path):
+    """They are changed in place, after the step that they were used in."""
+    model = network()
+    groups = [{"params": layer.parameters(), "lr": torch.tensor(0.5)} for layer in (model[0], model[2])]
+    optimizer = torch.optim.Adam(groups)
+    with Recorder(tmp_path / "run", model, optimizer):
+        for batch in batches(3):
+            backward(model, batch)
+            optimizer.step()
+            groups[1]["lr"].mul_(0.5)
+    scalars = open_run(tmp_path / "run").scalars()
+    assert scalars["lr"].tolist() == [0.5, 0.5, 0.5]
+    assert scalars["lr_group1"].fillna(0.5).tolist() == [0.5, 0.25, 0.125]
 
 
 @pytest.mark.cuda

@@ -1,15 +1,19 @@
 """The numbers behind the figures, without drawing them."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import trajectory_tools as tt
 from trajectory_tools.errors import MissingData
+from trajectory_tools.metrics.summary import final_values
 from trajectory_tools.reports import dynamics, histogram, loss, symmetry
 from trajectory_tools.reports.curves import GRADIENTS, Panel, averaged, make_curves, thinned
 from trajectory_tools.reports.figure import rounded
 from trajectory_tools.reports.style import RunStyle
+from trajectory_tools.reports.summary import summarize
 from trajectory_tools.reports.svg import draw, short_path
 from trajectory_tools.reports.words import number, one_line, plus_minus, power_of_ten
 
@@ -44,12 +48,15 @@ def test_a_logarithmic_band_is_geometric_and_positive():
 def test_long_runs_are_thinned_to_means_and_say_so():
     frame = frame_of({"r": [float(step) for step in range(1200)]})
     data, stride = thinned(frame)
-    assert (len(data), stride) == (400, 3)
-    assert data["step"].tolist()[:3] == [0, 3, 6]
-    assert data["value"].tolist()[:3] == [1, 4, 7]
+    assert (len(data), stride) == (300, 4)
+    assert data["step"].tolist()[:3] == [0, 4, 8]
+    assert data["value"].tolist()[:3] == [1.5, 5.5, 9.5]
     curves = make_curves([Panel("x", frame, "x")])
-    assert curves.notes == ("x: thinned: each point is the mean of 3 consecutive recorded steps.",)
-    assert len(curves.data) == 400
+    assert curves.notes == ("x: thinned: each point is the mean of 4 consecutive recorded steps.",)
+    assert len(curves.data) == 300
+    narrow = make_curves([Panel(name, frame, "x") for name in "abcd"])  # three beside each other
+    assert narrow.notes == ("a, b, c, d: thinned: each point is the mean of 12 consecutive recorded steps.",)
+    assert len(narrow.data) == 4 * 100
 
 
 def test_the_loss_is_the_mean_over_seeds_and_its_band_stays_positive(runs, analyses):
@@ -60,16 +67,17 @@ def test_the_loss_is_the_mean_over_seeds_and_its_band_stays_positive(runs, analy
     assert (figure.data["low"] > 0).all()
     assert set(figure.data["panel"]) == {"loss"}  # the learning rate stays the same
     np.testing.assert_allclose(
-        loss.final_values(analyses["loss"].frame)["SGD"].to_numpy(), recorded[:, -10:].mean(axis=1), rtol=1e-6
+        final_values(analyses["loss"].frame)["SGD"].to_numpy(), recorded[:, -10:].mean(axis=1), rtol=1e-6
     )
     assert "ends lowest" in figure.finding
 
 
 def test_a_loss_of_widely_differing_runs_keeps_its_band_above_zero():
-    frame = frame_of({"r0": [10.0] * 3, "r1": [0.01] * 3, "r2": [0.01] * 3})
-    curves = make_curves([Panel("loss", frame, "loss", "auto", "arithmetic")]).data
-    assert curves["low"].tolist() == [0.01] * 3
-    assert curves["value"].tolist() == [3.34] * 3
+    frame = frame_of({"r0": [10.0, 2.0], "r1": [0.01, 1.0], "r2": [0.01, 0.0]})
+    curves = make_curves([Panel("loss", frame, "loss", "log", "arithmetic")]).data
+    assert curves["value"].tolist() == [3.34, 1.0]
+    assert curves["high"].tolist() == [pytest.approx(3.34 + np.std([10, 0.01, 0.01], ddof=1), rel=1e-3), 2.0]
+    assert curves["low"].tolist() == pytest.approx([3.34 / 3, 1 / 3], rel=1e-3)  # mean − sd would be below and at 0
 
 
 def test_other_scalars_and_a_changing_learning_rate_are_shown():
@@ -153,6 +161,7 @@ def test_histograms_hold_every_element(analyses, runs):
     total = figure.data.groupby(["panel", "label"])["share"].sum()
     assert (total > 0.99).all()
     assert (total < 1.001).all()
+    assert re.findall("SGD|momentum|Adam", figure.finding) == ["SGD", "momentum", "Adam"]  # as in the legend
     adam = [run for run in runs if run.label == "Adam"]
     zeros = np.mean(
         [np.mean(np.concatenate([run.array("update", n, steps=10).ravel() for n in run.shapes]) == 0) for run in adam]
@@ -212,6 +221,14 @@ def test_many_labels_fit_above_the_figure(runs):
     frame = pd.concat([frame_of({f"r{i}": [1.0, 2.0]}, label) for i, label in enumerate(style.labels)])
     figure = loss.training_loss(frame.assign(quantity="loss"))
     assert "label of optimizer 19" in draw(figure, style, "key")
+
+
+def test_the_summarys_heads_are_narrow_enough_for_a_page(runs, analyses):
+    by_label = {label: [run for run in runs if run.label == label] for label in ("SGD", "momentum", "Adam")}
+    table = summarize(by_label, analyses)
+    assert any("translation" in head for head, _ in table.columns)
+    assert max(len(word) for head, _ in table.columns for word in re.split(r"[\s\u200b]", head)) <= len("displacement")
+    assert [label for label, _ in table.rows] == list(by_label)
 
 
 def test_words():

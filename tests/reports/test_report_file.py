@@ -157,17 +157,17 @@ def test_missing_data_is_said_and_the_rest_goes_on(tmp_path, read, record):
 
 def test_an_empty_run_among_others_is_named(tmp_path, read, record):
     empty, full = record(tmp_path / "empty", 0), record(tmp_path / "full")
-    page = read(tt.write_report([empty, full], tmp_path / "r.html"))
+    page = read(tt.write_report([empty, full], tmp_path / "r.html", metrics=["loss"]))
     assert "empty: it has no recorded steps" in page.text
 
 
 def test_values_that_are_not_finite_are_counted(tmp_path, read, record):
     runs = [record(tmp_path / "nan", 4, loss=np.nan, grad=np.inf, seed=7), record(tmp_path / "good", 4)]
-    page = read(tt.write_report(runs, tmp_path / "r.html"))
+    page = read(tt.write_report(runs, tmp_path / "r.html", metrics=["loss", "dynamics"]))
     for kind in ("gradients", "updates"):
         assert re.search(rf"nan: [\d,]+ values of the {kind} NaN or infinite, at 4 steps, first at step 0", page.text)
     assert "nan: the loss is NaN or infinite at 4 steps, first at step 0" in page.text
-    alone = read(tt.write_report(runs[:1], tmp_path / "alone.html"))
+    alone = read(tt.write_report(runs[:1], tmp_path / "alone.html", metrics=["loss"]))
     assert "skipped: loss: skipped: none of its 4 values is finite" in alone.text
 
 
@@ -176,9 +176,9 @@ def test_a_figure_that_fails_does_not_take_the_others(folder, tmp_path, monkeypa
         raise ZeroDivisionError("oops")
 
     monkeypatch.setitem(sections.loss.FIGURES, "Training loss", broken)
-    page = read(tt.write_report(folder, tmp_path / "r.html"))
+    page = read(tt.write_report(folder, tmp_path / "r.html", metrics=["loss", "histogram"]))
     assert "skipped: drawing it failed (ZeroDivisionError: oops)" in page.text
-    assert len(page.all("figure")) == 10
+    assert len(page.all("figure")) == 3
 
 
 def test_another_packages_metric_gets_a_figure(folder, tmp_path, monkeypatch, read):
@@ -205,11 +205,19 @@ def test_another_packages_metric_gets_a_figure(folder, tmp_path, monkeypatch, re
 def test_runs_that_should_not_be_averaged_are_pointed_out(tmp_path, read, record):
     short, long = record(tmp_path / "a", 2, label="x", seed=0), record(tmp_path / "b", 4, label="x", seed=1)
     long.metadata["optimizer"]["groups"][0]["lr"] = 0.2
-    long.metadata["status"] = "recording"
-    page = read(tt.write_report([short, long], tmp_path / "r.html"))
+    short.metadata["sessions"].append({"session": 1, "optimizer": {"class": "another"}})
+    page = read(tt.write_report([short, long], tmp_path / "r.html", metrics=["loss"]))
     assert "differ in length (2 to 4 steps)" in page.text
     assert "different hyperparameters carry this label and are averaged: lr 0.1 | lr 0.2" in page.text
-    assert "seed 1: its recording never ended" in page.text
+    assert "seed 0: it was resumed with another optimizer or other hyperparameters" in page.text
+
+
+def test_a_killed_run_says_so(tmp_path, read, record):
+    description = record(tmp_path / "run").path / "run.json"
+    description.write_text(description.read_text().replace('"status": "finished"', '"status": "recording"'))
+    page = read(tt.write_report(tmp_path / "run", tmp_path / "r.html", metrics=["loss"]))
+    assert "run: it was killed: what was recorded shortly before is missing" in page.text
+    assert "interrupted (was killed)" in page.text
 
 
 def test_neither_torch_nor_pyplots_state_is_touched(folder, tmp_path):

@@ -85,9 +85,8 @@ class MetaTraining:
             _refuse_existing(output, checkpoint, resume)
         trainer = MetaTrainer(self.problem, self.options)
         if resume:
-            found = load_checkpoint(checkpoint)
-            self._refuse_others(found, checkpoint)
-            trainer.load_state_dict(found["trainer"])
+            self._refuse_others(MetaTraining.resumed(output), checkpoint)
+            trainer.load_state_dict(load_checkpoint(checkpoint)["trainer"])
         described = {
             "problem": {"name": self.problem.name, "options": self.problem.options()},
             "options": self.options.options(),
@@ -157,10 +156,11 @@ class MetaTraining:
             "skipped": trainer.skipped,
         }
 
-    def _refuse_others(self, found: dict[str, Any], checkpoint: Path) -> None:
+    def _refuse_others(self, begun: MetaTraining, checkpoint: Path) -> None:
         """Going on with other options would give neither result."""
-        there = {"problem": found["problem"]["name"], **found["problem"]["options"], **found["options"]}
-        here = {"problem": self.problem.name, **self.problem.options(), **self.options.options()}
+        there, here = (
+            {"problem": one.problem.name, **one.problem.options(), **one.options.options()} for one in (begun, self)
+        )
         for name in sorted(there.keys() | here.keys()):
             if name not in IN_NO_TITLE and there.get(name) != here.get(name):
                 raise BadArgument(

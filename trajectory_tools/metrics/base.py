@@ -24,7 +24,8 @@ class Metric(ABC, Generic[Context, State]):
     ``prepare`` looks at the run once and returns what the pure functions need beside the data; ``update`` turns one
     chunk into a state; ``combine`` joins the states of consecutive spans of steps; ``finish`` turns the state of the
     whole run into a tidy frame. So a run is ``finish(reduce(combine, map(update, chunks)))``, on one thread or many
-    machines. Contexts and states can be pickled. Options are the fields of the (frozen) dataclass that a metric is.
+    machines. Contexts and states can be pickled. Options are the fields, each with a default, of the (frozen) dataclass
+    that a metric is. One that raises is left out for that run, with the reason, and stops no other.
     """
 
     name: ClassVar[str]
@@ -42,7 +43,11 @@ class Metric(ABC, Generic[Context, State]):
         """What ``update`` and ``finish`` need to know of the run; ``MissingData`` where the run cannot be measured."""
 
     def steps(self, context: Context) -> NDArray[np.int64] | None:
-        """The steps it looks at, sorted, or None for all."""
+        """The recorded steps that it needs, sorted, or None for all.
+
+        Chunks hold at least these, and others too where metrics that need more are computed in the same pass:
+        ``update`` picks its own.
+        """
         return None
 
     @abstractmethod

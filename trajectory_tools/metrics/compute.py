@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, reduce
 from pathlib import Path
+from traceback import format_exc
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trajectory_tools.errors import BadArgument, MissingData
+from trajectory_tools.errors import BadArgument, DamagedPart, MissingData
 from trajectory_tools.metrics.base import Metric
 from trajectory_tools.metrics.registry import make_metric, metrics
 from trajectory_tools.metrics.saved import load_saved, save
 from trajectory_tools.run import Run, Runs, find_runs
 from trajectory_tools.store.chunks import Chunk, read_chunks
-from trajectory_tools.store.parts import Part
+from trajectory_tools.store.parts import Part, first_line
 
 __all__ = ["Analysis", "analyze", "compute"]
+
+ATTRIBUTES = ("run", "label", "seed")
+"""The columns that say of which run a row is."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """One metric's numbers for the runs that have them, and the reason for each run that has not."""
+    """One metric's numbers for the runs that have them, and the reason for each run that has not.
+
+    Among these are the runs of which the metric itself ``failed``: to each its traceback.
+    """
 
     metric: str
     frame: pd.DataFrame
     skipped: Mapping[str, str]
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Stands for what a metric could not make, with the reason; with the traceback where it was the metric's fault."""
+
+    reason: str
+    traceback: str = ""
 
 
 def compute(
@@ -40,13 +56,17 @@ def compute(
 
     Columns: run, label, seed (categorical), then step, what the number is of (group or parameter, kind, quantity),
     value, low, high (float64), n. ``executor`` spreads the parts over threads, processes or machines. A run that cannot
-    be measured is named, with the reason, in ``frame.attrs["skipped"]``; ``MissingData`` where none can.
+    be measured, or with which the metric fails, is named, with the reason, in ``frame.attrs["skipped"]``;
+    ``MissingData`` where none can.
     """
     made = make_metric(metric, **options)
     analysis = _analyze(find_runs(runs), [made], executor=executor, saved=False)[made.name]
     if analysis.skipped and analysis.frame.empty:
         run, reason = next(iter(analysis.skipped.items()))
-        raise MissingData(f"no {made.name} of {run}: {reason}")
+        error = MissingData(f"no {made.name} of {run}: {reason}")
+        if run in analysis.failed:
+            error.add_note(analysis.failed[run])
+        raise error
     analysis.frame.attrs["skipped"] = dict(analysis.skipped)
     return analysis.frame
 
@@ -60,7 +80,8 @@ def analyze(
 ) -> dict[str, Analysis]:
     """Several metrics (all registered ones unless told) in one pass over each run.
 
-    What was computed is saved in the run's ``analysis/`` and taken from there while the run and the options stay.
+    What was computed is saved in the run's ``analysis/`` and taken from there while the run and the options stay. A
+    metric that fails with a run does not stop the others (see ``Analysis.failed``).
     """
     wanted: dict[str, Metric[Any, Any]] = {}
     for metric in map(make_metric, names or metrics()):
@@ -73,53 +94,89 @@ def _analyze(
     runs: Sequence[Run], wanted: Sequence[Metric[Any, Any]], *, executor: Executor | None, saved: bool
 ) -> dict[str, Analysis]:
     frames: dict[str, list[pd.DataFrame]] = {metric.name: [] for metric in wanted}
-    skipped: dict[str, dict[str, str]] = {metric.name: {} for metric in wanted}
+    skipped: dict[str, dict[str, Skipped]] = {metric.name: {} for metric in wanted}
     for run in runs:
         found: dict[str, pd.DataFrame | None] = {m.name: load_saved(run, m) if saved else None for m in wanted}
-        missing = [metric for metric in wanted if found.get(metric.name) is None]
-        contexts: dict[str, Any] = {}
-        for metric in missing:
-            try:
-                contexts[metric.name] = metric.prepare(run)
-            except MissingData as reason:
-                skipped[metric.name][run.name] = str(reason)
-        due = [metric for metric in missing if metric.name in contexts]
-        skipped_here = {metric.name: "nothing that it measures was recorded" for metric in due}
-        for metric, frame in _measure(run, due, contexts, executor):
-            if not frame.empty:
-                del skipped_here[metric.name]
+        missing = [metric for metric in wanted if found[metric.name] is None]
+        for metric, frame in _measure(run, missing, executor):
+            if isinstance(frame, Skipped):
+                skipped[metric.name][run.name] = frame
+            else:
                 found[metric.name] = frame
                 if saved:
                     save(run, metric, frame)
-        for name, nothing in skipped_here.items():
-            skipped[name][run.name] = nothing
         for name, frame in found.items():
             if frame is not None:
                 frames[name].append(_attributed(run, frame))
-    return {name: Analysis(name, _stacked(frames[name]), skipped[name]) for name in frames}
+    return {
+        name: Analysis(
+            name,
+            _stacked(frames[name]),
+            {run: why.reason for run, why in without.items()},
+            {run: why.traceback for run, why in without.items() if why.traceback},
+        )
+        for name, without in skipped.items()
+    }
 
 
 def _measure(
-    run: Run, wanted: Sequence[Metric[Any, Any]], contexts: Mapping[str, Any], executor: Executor | None
-) -> Iterator[tuple[Metric[Any, Any], pd.DataFrame]]:
-    states: dict[str, Any] = {}
-    tensors = [metric for metric in wanted if metric.table == "tensors"]
+    run: Run, wanted: Sequence[Metric[Any, Any]], executor: Executor | None
+) -> Iterator[tuple[Metric[Any, Any], pd.DataFrame | Skipped]]:
+    contexts: dict[str, Any] = {}
+    steps: dict[str, NDArray[np.int64] | None] = {}
+    states: dict[str, Any] = {}  # metric → its state, or why there is none
+    for metric in wanted:
+        context = contexts[metric.name] = _attempt(metric, metric.prepare, run)
+        looked_at = context if isinstance(context, Skipped) else _attempt(metric, metric.steps, context)
+        if isinstance(looked_at, Skipped):
+            states[metric.name] = looked_at
+        else:
+            steps[metric.name] = looked_at
+    tensors = [metric for metric in wanted if metric.name in steps and metric.table == "tensors"]
     if tensors:
-        steps = [metric.steps(contexts[metric.name]) for metric in tensors]
-        kept = None if any(s is None for s in steps) else np.unique(np.concatenate([s for s in steps if s is not None]))
+        chosen = [steps[metric.name] for metric in tensors]
+        given = [s for s in chosen if s is not None]
+        kept = np.unique(np.concatenate(given)) if len(given) == len(chosen) else None
         columns = [c for c in run.columns if any(c in metric.columns for metric in tensors)]
         job = partial(_pass, _Source.of(run, columns, kept), [(metric, contexts[metric.name]) for metric in tensors])
         parts = run.parts("tensors")
         partial_states = executor.map(job, [[part] for part in parts]) if executor else [job(parts)]
-        with np.errstate(all="ignore"):
-            states = reduce(partial(_combine, tensors), partial_states, {})
+        states |= reduce(partial(_combine, tensors), partial_states, dict[str, Any]())
     for metric in wanted:
-        if metric.table == "scalars":
-            states[metric.name] = metric.update(contexts[metric.name], _scalar_chunk(run))
+        if metric.name in steps and metric.table == "scalars":
+            states[metric.name] = _attempt(metric, metric.update, contexts[metric.name], _scalar_chunk(run))
     for metric in wanted:
-        if metric.name in states:
-            with np.errstate(all="ignore"):
-                yield metric, metric.finish(contexts[metric.name], states[metric.name])
+        state = states.get(metric.name, NOTHING)
+        if not isinstance(state, Skipped):
+            state = _attempt(metric, _finished, metric, contexts[metric.name], state)
+        yield metric, state
+
+
+NOTHING = Skipped("nothing that it measures was recorded")
+
+
+def _attempt(metric: Metric[Any, Any], call: Callable[..., Any], *arguments: Any) -> Any:
+    """What the call gives, or why there is nothing: a metric that fails, of another package perhaps, stops no other."""
+    try:
+        with np.errstate(all="ignore"):  # NaN and Inf are data here, and counted
+            return call(*arguments)
+    except MissingData as reason:
+        return Skipped(str(reason))
+    except DamagedPart:
+        raise
+    except Exception as error:
+        return Skipped(f"{metric.name} failed: {type(error).__name__}: {first_line(error)}", format_exc())
+
+
+def _finished(metric: Metric[Any, Any], context: Any, state: Any) -> pd.DataFrame:
+    frame = metric.finish(context, state)
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"finish gives a tidy frame, and gave {type(frame).__name__}")
+    if taken := set(ATTRIBUTES) & set(frame):
+        raise ValueError(f"its frame has a column {min(taken)!r} of its own, which is to say of which run a row is")
+    if frame.empty:
+        raise MissingData(NOTHING.reason)
+    return frame
 
 
 @dataclass(frozen=True)
@@ -153,17 +210,22 @@ def _pass(source: _Source, wanted: Sequence[tuple[Metric[Any, Any], Any]], parts
     """The states of all metrics over these parts."""
     states: dict[str, Any] = {}
     only = [metric for metric, _ in wanted]
-    with np.errstate(all="ignore"):  # NaN and Inf are data here, and counted
-        for chunk in source.chunks(parts):
-            exact = chunk.float64()
-            states = _combine(only, states, {metric.name: metric.update(context, exact) for metric, context in wanted})
+    for chunk in source.chunks(parts):
+        exact = chunk.float64()
+        found = {metric.name: _attempt(metric, metric.update, context, exact) for metric, context in wanted}
+        states = _combine(only, states, found)
     return states
 
 
 def _combine(wanted: Sequence[Metric[Any, Any]], left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
     if not left or not right:
         return left or right
-    return {metric.name: metric.combine(left[metric.name], right[metric.name]) for metric in wanted}
+    return {metric.name: _joined(metric, left[metric.name], right[metric.name]) for metric in wanted}
+
+
+def _joined(metric: Metric[Any, Any], left: Any, right: Any) -> Any:
+    skipped = [state for state in (left, right) if isinstance(state, Skipped)]
+    return skipped[0] if skipped else _attempt(metric, metric.combine, left, right)
 
 
 def _scalar_chunk(run: Run) -> Chunk:
@@ -181,7 +243,7 @@ def _scalar_chunk(run: Run) -> Chunk:
 
 def _attributed(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.copy(deep=False)
-    for position, (name, value) in enumerate({"run": run.name, "label": run.label, "seed": run.seed}.items()):
+    for position, (name, value) in enumerate(zip(ATTRIBUTES, (run.name, run.label, run.seed), strict=True)):
         frame.insert(position, name, pd.Categorical.from_codes(np.zeros(len(frame), np.int8), [str(value)]))
     return frame
 

@@ -22,7 +22,7 @@ GROUP = "trajectory_tools.metrics"
 
 @cache
 def metrics() -> dict[str, type[Metric[Any, Any]]]:
-    """Name → metric. Another package's that cannot be loaded, or whose name is taken, is left out with a warning."""
+    """Name → metric. Another package's that cannot be made, or whose name is taken, is left out with a warning."""
     found: dict[str, type[Metric[Any, Any]]] = {kind.name: kind for kind in (Loss, Symmetry, Histogram, Dynamics)}
     for entry in entry_points(group=GROUP):
         try:
@@ -31,6 +31,7 @@ def metrics() -> dict[str, type[Metric[Any, Any]]]:
                 raise TypeError(f"{entry.value} is no subclass of Metric")
             if kind.name in found:
                 raise ValueError(f"the name {kind.name!r} is taken")
+            kind()
         except Exception as error:  # whatever another package raises must not stop the others
             warnings.warn(f"the metric {entry.name!r} of another package was left out: {error}", stacklevel=2)
         else:

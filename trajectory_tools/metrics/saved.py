@@ -42,16 +42,16 @@ def load_saved(run: Run, metric: Metric[Any, Any]) -> pd.DataFrame | None:
 
 
 def save(run: Run, metric: Metric[Any, Any], frame: pd.DataFrame) -> None:
-    """Save the frame; where the run's folder cannot be written, one warning says so."""
+    """Save the frame; where that is not possible (the folder, the frame's types), a warning says so."""
     path = run.path / ANALYSIS / f"{metric.name}.parquet"
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: _provenance(run, metric, frame)})
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: _provenance(run, metric, frame)})
         path.parent.mkdir(exist_ok=True)
         pq.write_table(table, temporary, compression="zstd")
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, pa.ArrowException, ValueError, TypeError) as error:
         warnings.warn(f"the {metric.name} of {run.name} was not saved: {first_line(error)}", stacklevel=2)
 
 

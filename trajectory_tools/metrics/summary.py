@@ -1,4 +1,4 @@
-"""A comparison in one table: a row for each problem and label, the mean over its seeds."""
+"""What a comparison comes to: the numbers that matter most, of each run or label, and all of them in one table."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from trajectory_tools.metrics.compute import Analysis
 from trajectory_tools.metrics.histogram import WHOLE
 from trajectory_tools.run import Run
 
-__all__ = ["LAST_STEPS", "summarize"]
+__all__ = ["LAST_STEPS", "chances", "distances", "final_distances", "final_values", "median_shares", "summarize"]
 
 LAST_STEPS = 10
 """The final loss is the mean over so many last steps: one mini-batch is noisy."""
 
 
 def summarize(runs: Sequence[Run], analyses: Mapping[str, Analysis]) -> pd.DataFrame:
-    """Columns: problem, label, seeds, steps (of the longest); then, where they were computed,
+    """A row for each problem and label: problem, label, seeds, steps (of the longest); then, where they were computed,
 
-    - ``loss`` and ``loss sd``: the training loss over the last ``LAST_STEPS`` steps, mean and sd over seeds;
-    - ``<kind> share`` and ``<kind> / chance`` for each kind of symmetry: the share of the update along it, median over
-      steps and seeds, and how many times what a random direction has; the mean over groups of that kind;
+    - ``loss`` and ``loss sd``: ``final_values``, mean and sd over seeds;
+    - ``<kind> share`` and ``<kind> / chance`` for each kind of symmetry: ``median_shares``, and how many times what a
+      random direction has; the mean over groups of that kind;
     - ``update/weight``: the median over steps of ‖u‖/‖θ‖;
-    - ``path/displacement``: Σ‖u‖ over ‖θ_end − θ_first‖, 1 for a straight line;
+    - ``path/displacement``: the quotient of ``final_distances``, 1 for a straight line;
     - ``non-finite``: NaN or infinite values among all params, grads and updates.
     """
     table = pd.DataFrame(
@@ -35,9 +35,11 @@ def summarize(runs: Sequence[Run], analyses: Mapping[str, Analysis]) -> pd.DataF
             "steps": [run.n_steps for run in runs],
         }
     )
-    for name, numbers in (("loss", _loss), ("dynamics", _dynamics)):
-        if name in analyses and not analyses[name].frame.empty:
-            table = table.merge(numbers(analyses[name].frame), how="left", left_on="run", right_index=True)
+    frames = {name: analysis.frame for name, analysis in analyses.items() if not analysis.frame.empty}
+    if "loss" in frames:
+        table = table.join(final_values(frames["loss"]).droplevel("label").rename("loss"), on="run")
+    if "dynamics" in frames:
+        table = table.join(_dynamics(frames["dynamics"]), on="run")
     if "non-finite" in table:
         table["non-finite"] = table["non-finite"].fillna(0)
     grouped = table.drop(columns="run").groupby(["problem", "label"], sort=False)
@@ -46,27 +48,51 @@ def summarize(runs: Sequence[Run], analyses: Mapping[str, Analysis]) -> pd.DataF
     summary.insert(0, "seeds", grouped.size())
     if "loss" in summary:
         summary.insert(summary.columns.get_loc("loss") + 1, "loss sd", grouped["loss"].std())
-    if "symmetry" in analyses and not analyses["symmetry"].frame.empty:
-        problems = dict(zip(table["run"], table["problem"], strict=True))
-        summary = summary.join(_symmetry(analyses["symmetry"].frame, problems))
+    if "symmetry" in frames:
+        summary = summary.join(_symmetry(frames["symmetry"], dict(zip(table["run"], table["problem"], strict=True))))
     return summary.reset_index()
 
 
-def _loss(frame: pd.DataFrame) -> pd.DataFrame:
-    losses = frame[frame["quantity"] == "loss"]
-    return losses.groupby("run", observed=True)["value"].agg(lambda v: v.tail(LAST_STEPS).mean()).to_frame("loss")
+def final_values(frame: pd.DataFrame, quantity: str = "loss") -> pd.Series[float]:
+    """(label, run) → mean over the run's last ``LAST_STEPS`` logged steps; NaN where one of them is NaN."""
+    part = frame[frame["quantity"] == quantity].sort_values("step")
+    last = part.groupby(["label", "run"], observed=True).tail(LAST_STEPS)
+    return last.groupby(["label", "run"], observed=True)["value"].agg(lambda values: values.mean(skipna=False))
+
+
+def median_shares(frame: pd.DataFrame) -> pd.DataFrame:
+    """(group, label) → the median over steps and runs of the updates' ``share``, and ``chance``; of one problem."""
+    rows = frame[(frame["kind"] == "update") & (frame["quantity"] == "share")]
+    table = rows.groupby(["group", "label"], observed=True)["value"].median().rename("share").to_frame()
+    return table.assign(chance=table.index.get_level_values("group").map(chances(frame)).astype(float))
+
+
+def chances(frame: pd.DataFrame) -> dict[str, float]:
+    """Group → the share that a random direction has."""
+    rows = frame[frame["quantity"] == "chance"].drop_duplicates("group")
+    return {str(group): float(value) for group, value in zip(rows["group"], rows["value"], strict=True)}
+
+
+def distances(frame: pd.DataFrame) -> pd.DataFrame:
+    """run, label, step, path_length and displacement of the whole network, where both are known."""
+    keys = ["run", "label", "step"]
+    whole = frame[(frame["parameter"] == WHOLE) & (frame["kind"] == "update")]
+    columns = {q: whole[whole["quantity"] == q].set_index(keys)["value"] for q in ("path_length", "displacement")}
+    table = pd.DataFrame(columns).reset_index()
+    return table[np.isfinite(table["path_length"]) & np.isfinite(table["displacement"])]
+
+
+def final_distances(frame: pd.DataFrame) -> pd.DataFrame:
+    """(label, run) → path length and displacement at the last step where they are known; empty where at none."""
+    wide = distances(frame).sort_values("step")
+    return wide.groupby(["label", "run"], observed=True)[["path_length", "displacement"]].last()
 
 
 def _symmetry(frame: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFrame:
-    frame = frame[["run", "label", "group", "kind", "quantity", "value"]].astype(
-        {"run": str, "label": str, "group": str}
-    )
-    frame = frame.assign(problem=frame["run"].map(problems))
-    by_group = ["problem", "label", "group"]
-    shares = frame[(frame["kind"] == "update") & (frame["quantity"] == "share")].groupby(by_group)["value"].median()
-    chances = frame[frame["quantity"] == "chance"].groupby(by_group)["value"].first()
-    both = pd.DataFrame({"share": shares, "ratio": shares / chances}).reset_index()
-    both["kind"] = both["group"].str.split(" ").str[0]
+    of_problem = frame["run"].astype(str).map(problems)
+    parts = {problem: median_shares(part) for problem, part in frame.groupby(of_problem, sort=False)}
+    both = pd.concat(parts, names=["problem"]).reset_index().astype({"group": str, "label": str})
+    both = both.assign(ratio=both["share"] / both["chance"], kind=both["group"].str.split(" ").str[0])
     means = both.groupby(["problem", "label", "kind"])[["share", "ratio"]].mean().unstack("kind")
     names = {"share": "{} share", "ratio": "{} / chance"}
     means.columns = [names[column].format(kind) for column, kind in means.columns]
@@ -75,14 +101,13 @@ def _symmetry(frame: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFrame:
 
 def _dynamics(frame: pd.DataFrame) -> pd.DataFrame:
     whole = frame[frame["parameter"] == WHOLE]
-    by_run = whole.pivot_table(index=["run", "step"], columns=["kind", "quantity"], values="value", observed=True)
     columns = {}
-    if ("update", "ratio") in by_run:
-        columns["update/weight"] = by_run["update", "ratio"].groupby("run", observed=True).median()
-    if {("update", "path_length"), ("update", "displacement")} <= set(by_run.columns):
-        last = by_run["update"][["path_length", "displacement"]].groupby("run", observed=True).tail(1)
-        ratio = last["path_length"] / last["displacement"].replace(0, np.nan)
-        columns["path/displacement"] = ratio.groupby("run", observed=True).first()
+    ratios = whole[(whole["kind"] == "update") & (whole["quantity"] == "ratio")]
+    if not ratios.empty:
+        columns["update/weight"] = ratios.groupby("run", observed=True)["value"].median()
+    ends = final_distances(frame).droplevel("label")
+    if not ends.empty:
+        columns["path/displacement"] = ends["path_length"] / ends["displacement"].replace(0, np.nan)
     nonfinite = whole[whole["quantity"] == "nonfinite"]
     if not nonfinite.empty:
         columns["non-finite"] = nonfinite.groupby("run", observed=True)["value"].sum()
