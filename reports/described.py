@@ -52,16 +52,19 @@ def describe(label: str, runs: Sequence[Run]) -> Provenance:
 
 
 def hyperparameters(run: Run) -> str:
-    """The optimizer's options, those that are off left out; of every parameter group where there are several."""
+    """The optimizer's options, those that are off left out; of further parameter groups those that differ."""
     described = run.metadata.get("optimizer", {})
     groups = [described["options"]] if described.get("options") else list(described.get("groups", ()))
-    texts = [
-        ", ".join(f"{name} {_value(value)}" for name, value in group.items() if _is_on(name, value)) for group in groups
-    ]
-    distinct = list(dict.fromkeys(texts))
-    if len(distinct) == 1:
-        return distinct[0]
-    return "; ".join(f"group {i}: {text}" for i, text in enumerate(texts))
+    texts = []
+    for i, group in enumerate(groups):
+        named = [
+            f"{name} {_value(value)}"
+            for name, value in group.items()
+            if (_is_on(name, value) if i == 0 else name != "initial_lr" and value != groups[0].get(name))
+        ]
+        if named:
+            texts.append(f"group {i}: " * (i > 0) + ", ".join(named))
+    return "; ".join(texts)
 
 
 def weights(run: Run) -> str:

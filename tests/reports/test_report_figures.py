@@ -11,6 +11,7 @@ from trajectory_tools.errors import MissingData
 from trajectory_tools.metrics.summary import final_values
 from trajectory_tools.reports import dynamics, histogram, loss, symmetry
 from trajectory_tools.reports.curves import GRADIENTS, Panel, averaged, make_curves, thinned
+from trajectory_tools.reports.described import hyperparameters
 from trajectory_tools.reports.figure import rounded
 from trajectory_tools.reports.style import RunStyle
 from trajectory_tools.reports.summary import summarize
@@ -229,6 +230,18 @@ def test_the_summarys_heads_are_narrow_enough_for_a_page(runs, analyses):
     assert any("translation" in head for head, _ in table.columns)
     assert max(len(word) for head, _ in table.columns for word in re.split(r"[\s\u200b]", head)) <= len("displacement")
     assert [label for label, _ in table.rows] == list(by_label)
+
+
+def test_hyperparameters_in_words():
+    class Recorded:
+        def __init__(self, *groups):
+            self.metadata = {"optimizer": {"groups": groups}}
+
+    first = {"lr": 0.1, "initial_lr": 0.2, "betas": [0.9, 0.99], "momentum": 0.9, "nesterov": False, "foreach": None}
+    assert hyperparameters(Recorded()) == ""
+    assert hyperparameters(Recorded(first)) == "lr 0.1, betas (0.9, 0.99), momentum 0.9"
+    others = ({**first, "initial_lr": 1}, {**first, "lr": 1e-5, "momentum": 0.0})
+    assert hyperparameters(Recorded(first, *others)).endswith("momentum 0.9; group 2: lr 1×10⁻⁵, momentum 0")
 
 
 def test_words():
