@@ -12,5 +12,5 @@ def warn(message: str) -> None:
     """One ``RuntimeWarning``; where that would be an error (``python -W error``) it is printed, and nothing stops."""
     try:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
-    except Exception:
+    except RuntimeWarning:
         print(f"RuntimeWarning: {message}", file=sys.stderr)
