@@ -211,7 +211,12 @@ def test_an_interrupt_keeps_what_was_recorded(tmp_path):
     """Ctrl-C in the middle of a recording: exit code 130, and the steps so far can be read."""
     options = ["--steps", "1000000", "--hidden", "1000", "-o", "r"]  # a part is full after some dozen steps
     process = subprocess.Popen(
-        [str(TRAJ), "record", "digits-mlp", *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [str(TRAJ), "record", "digits-mlp", *options],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     deadline = time.monotonic() + 60
     while not any(tmp_path.glob("r/tensors/*")) and process.poll() is None and time.monotonic() < deadline:

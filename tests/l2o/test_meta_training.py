@@ -130,7 +130,15 @@ def test_an_interrupt_within_a_run_goes_back_to_its_beginning(tmp_path):
 def test_ctrl_c_on_the_command_line_leaves_a_checkpoint_that_resumes(tmp_path):
     options = ["--epochs", "2", "--runs", "8", "--horizon", "10", "--unroll", "5", "--selection-steps", "5"]
     command = [str(Path(sys.executable).with_name("traj")), "meta-train", "digits-mlp", *options, "-o", "w.safetensors"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     assert process.stderr is not None
     seen = process.stderr.readline()  # "epoch 0 of 2: ...": it runs
     process.send_signal(signal.SIGINT)
