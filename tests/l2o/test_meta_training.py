@@ -128,8 +128,9 @@ def test_an_interrupt_within_a_run_goes_back_to_its_beginning(tmp_path):
 
 
 def test_ctrl_c_on_the_command_line_leaves_a_checkpoint_that_resumes(tmp_path):
-    options = ["--epochs", "2", "--runs", "8", "--horizon", "10", "--unroll", "5", "--selection-steps", "5"]
-    command = [str(Path(sys.executable).with_name("traj")), "meta-train", "digits-mlp", *options, "-o", "w.safetensors"]
+    # Seconds of work, so that it cannot end before the signal comes.
+    options = ["--epochs", "2", "--runs", "200", "--horizon", "10", "--unroll", "5", "--selection-steps", "5"]
+    command = [str(Path(sys.executable).with_name("traj")), "meta-train", "quadratic", *options, "-o", "w.safetensors"]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -149,8 +150,8 @@ def test_ctrl_c_on_the_command_line_leaves_a_checkpoint_that_resumes(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["w.checkpoint"]
     done = CliRunner().invoke(app, ["meta-train", "--resume", "-o", str(tmp_path / "w.safetensors")])
     assert done.exit_code == 0, done.output
-    given = MetaTrainingOptions(epochs=2, runs=8, horizon=(10,), unroll=5, selection_steps=5)
-    MetaTraining(make_problem("digits-mlp"), given).train(tmp_path / "whole.safetensors")
+    given = MetaTrainingOptions(epochs=2, runs=200, horizon=(10,), unroll=5, selection_steps=5)
+    MetaTraining(make_problem("quadratic"), given).train(tmp_path / "whole.safetensors")
     assert_identical(weights_in(tmp_path / "w.safetensors"), weights_in(tmp_path / "whole.safetensors"))
 
 

@@ -105,7 +105,7 @@ class RunWriter:
         self._session = session
         self._rank = rank
         self._committer = Committer()
-        self._tensors, self._scalars = self._streams = (Stream("tensors"), Stream("scalars"))
+        self._streams: dict[str, Stream] = {}
         self._work: deque[Work] = deque()
         self._busy: set[PartFile] = set()  # parts that an encoder is at work on
         self._encoding = ENCODERS  # threads that have not ended
@@ -122,11 +122,11 @@ class RunWriter:
 
     def put_tensors(self, rows: StepRows) -> None:
         """Hand over one step; waits while the queue is full. A step larger than the queue waits until it is empty."""
-        self._put(self._tensors, rows, TensorBatch.size(rows), lambda: TensorBatch(rows.layout))
+        self._put("tensors", rows, TensorBatch.size(rows), lambda: TensorBatch(rows.layout))
 
     def put_scalars(self, row: ScalarRow) -> None:
         """Hand over one step's scalars."""
-        self._put(self._scalars, row, ScalarBatch.size(row), ScalarBatch)
+        self._put("scalars", row, ScalarBatch.size(row), ScalarBatch)
 
     def close(self) -> None:
         """Write and commit everything that was handed over; raises ``RecordingFailed`` if any of it could not be."""
@@ -134,7 +134,7 @@ class RunWriter:
             return
         with self._changed:
             if self.error is None:
-                for stream in self._streams:
+                for stream in self._streams.values():
                     self._end_part(stream)
             self._closing = True
             self._changed.notify_all()
@@ -146,14 +146,15 @@ class RunWriter:
                 " read; make room, or choose another folder, and record again"
             ) from self.error
 
-    def _put(self, stream: Stream, row: Any, nbytes: int, new_batch: Callable[[], Batch]) -> None:
+    def _put(self, table: str, row: Any, nbytes: int, new_batch: Callable[[], Batch]) -> None:
         with self._changed:
             if self._stopped():
                 return
+            stream = self._streams.setdefault(table, Stream(table))
             if stream.batch is not None and not stream.batch.takes(row, self._options.queue_bytes // 4):
                 self._seal(stream)
             if self._open_bytes() + nbytes > self._options.queue_bytes:
-                for each in self._streams:
+                for each in self._streams.values():
                     self._seal(each)
             self._wait_for_room(nbytes)
             if self.error is None:
@@ -186,7 +187,7 @@ class RunWriter:
         self.wait_seconds += time.perf_counter() - start
 
     def _open_bytes(self) -> int:
-        return sum(stream.batch.nbytes for stream in self._streams if stream.batch is not None)
+        return sum(stream.batch.nbytes for stream in self._streams.values() if stream.batch is not None)
 
     def _seal(self, stream: Stream) -> None:
         """Give the stream's open batch to the encoders."""
@@ -261,7 +262,7 @@ class RunWriter:
         with self._changed:  # the training may be waiting for room
             self.error = self.error or error
             self._work.clear()
-            for stream in self._streams:
+            for stream in self._streams.values():
                 stream.batch = stream.part = None
             self._changed.notify_all()
 
@@ -278,13 +279,13 @@ class RunWriter:
                     return None
                 if not self._end_old_parts():
                     # A put does not wake this thread: from then on a part becomes old.
-                    oldest = min(time.monotonic(), *(stream.born for stream in self._streams))
+                    oldest = min([time.monotonic(), *(stream.born for stream in self._streams.values())])
                     self._changed.wait(timeout=oldest + self._options.part_seconds - time.monotonic())
             return None
 
     def _end_old_parts(self) -> bool:
         """End the parts that have become old; whether there were any."""
-        old = [s for s in self._streams if time.monotonic() - s.born >= self._options.part_seconds]
+        old = [s for s in self._streams.values() if time.monotonic() - s.born >= self._options.part_seconds]
         for stream in old:
             self._end_part(stream)
         return bool(old)
