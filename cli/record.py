@@ -68,6 +68,7 @@ def record(
     `traj record mnist-mlp --data-dir data/mnist --hidden 100,100 --batch-norm -o runs/mnist`
     """
     from trajectory_tools.experiments.recording import Experiment
+    from trajectory_tools.optimizers import OPTIMIZERS
     from trajectory_tools.problems import make_problem
 
     if problem.startswith("-"):
@@ -84,6 +85,7 @@ def record(
         "compression": compression,
     }
     if lr == "tune":
+        OPTIMIZERS[optimizer].make({**optimizer_given, "lr": 1.0})  # refuses what cannot be tuned
         say(f"tuning the learning rate of {optimizer} on {problem} ...")
         experiment = Experiment.tuned(made, optimizer, optimizer_given)
         say(f"chose lr = {experiment.options['lr']:g}")

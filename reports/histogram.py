@@ -19,7 +19,7 @@ from trajectory_tools.reports.words import listed, number, one_line, power_of_te
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["ABOUT", "FIGURES"]
+__all__ = ["ABOUT", "FIGURES", "histogram_figure"]
 
 ABOUT = "How the sizes of single elements are distributed at chosen steps, on one axis for all runs."
 
@@ -52,7 +52,7 @@ def layers(frame: pd.DataFrame) -> Figure:
         raise MissingData(f"there are {len(names)} parameters, and single ones are shown up to {MAX_LAYERS}")
     step = common_steps(frame)[-1]
     rows = frame[(frame["kind"] == "update") & (frame["step"] == step) & (frame["parameter"] != WHOLE)]
-    return _figure(
+    return histogram_figure(
         rows.assign(panel=rows["parameter"].astype(str)),
         "update",
         names,
@@ -80,7 +80,7 @@ def common_steps(frame: pd.DataFrame) -> list[int]:
 def _over_steps(frame: pd.DataFrame, kind: str) -> Figure:
     steps = common_steps(frame)[-MAX_STEPS:]
     rows = frame[(frame["kind"] == kind) & (frame["parameter"] == WHOLE) & frame["step"].isin(steps)]
-    return _figure(
+    return histogram_figure(
         rows.assign(panel="step " + rows["step"].astype(str)),
         kind,
         [f"step {step}" for step in steps],
@@ -90,7 +90,10 @@ def _over_steps(frame: pd.DataFrame, kind: str) -> Figure:
     )
 
 
-def _figure(rows: pd.DataFrame, kind: str, panels: Sequence[str], *, title: str, shows: str) -> Figure:
+def histogram_figure(
+    rows: pd.DataFrame, kind: str, panels: Sequence[str], *, title: str = "", shows: str = ""
+) -> Figure:
+    """The sizes of ``kind``'s elements: rows of the metric with a column ``panel``, drawn in this order of panels."""
     counts = rows[rows["quantity"] == "count"]
     if counts.empty:
         raise MissingData(f"the {kind} was not recorded; record with --save {kind}")

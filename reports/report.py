@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from trajectory_tools.errors import MissingData
 from trajectory_tools.metrics import Metric, analyze
 from trajectory_tools.reports.cautions import cautions
 from trajectory_tools.reports.described import RUN_COLUMNS, Provenance, describe
 from trajectory_tools.reports.output import new_file
-from trajectory_tools.reports.sections import Drawn, Section, make_sections, of_runs
-from trajectory_tools.reports.style import THEME, RunStyle
+from trajectory_tools.reports.page import page, program_command, utc_minute
+from trajectory_tools.reports.sections import Section, make_sections, of_runs
+from trajectory_tools.reports.style import RunStyle
 from trajectory_tools.reports.summary import Summary, summarize
-from trajectory_tools.reports.svg import standalone, themed
 from trajectory_tools.reports.words import several
 from trajectory_tools.run import Run, find_runs
 
 __all__ = ["write_report"]
-
-HERE = Path(__file__).parent
-
-SAFE = " ,.:;=/()-+*@!~$'[]|"
-"""What a data: address holds as it is, in all browsers; a tenth of the report would be %20."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,8 @@ def write_report(
             )
         style = RunStyle.of(opened)
         parts = list(_problems(opened, style, metrics, saved))
-        write(_page(opened, parts, style, title=title, now=now or datetime.now(UTC), command=command or _command()))
+        made = {"made_at": utc_minute(now), "command": command or program_command()}
+        write(_page(opened, parts, style, title=title, **made))
     return target
 
 
@@ -115,55 +108,16 @@ def _problems(
 
 
 def _page(
-    runs: Sequence[Run],
-    parts: Sequence[ProblemPart],
-    style: RunStyle,
-    *,
-    title: str | None,
-    now: datetime,
-    command: str,
+    runs: Sequence[Run], parts: Sequence[ProblemPart], style: RunStyle, *, title: str | None, made_at: str, command: str
 ) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.tests["drawn"] = lambda figure: isinstance(figure, Drawn)
-    environment.filters["themed"] = lambda svg: Markup(themed(svg))
-    return environment.get_template("report.html").render(
+    return page(
+        "report.html",
         title=title or f"Trajectories of {several(len(style.labels), 'optimizer')}",
         runs=runs,
         parts=parts,
         style=style,
         run_columns=RUN_COLUMNS,
-        several=several,
-        csv_link=_csv_link,
-        svg_link=_svg_link,
-        sheet=Markup(_variables() + (HERE / "report.css").read_text(encoding="utf-8")),
         version=version("trajectory-tools"),
-        made_at=now.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        made_at=made_at,
         command=command,
     )
-
-
-def _variables() -> str:
-    """The colours as CSS variables, for light and for dark."""
-    light, dark = ("".join(f"{variable}:{colors[i]};" for variable, *colors in THEME.values()) for i in (0, 1))
-    return (
-        f":root{{color-scheme:light dark;{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
-    )
-
-
-def _csv_link(drawn: Drawn) -> str:
-    text = drawn.figure.data.to_csv(index=False, lineterminator="\n")
-    return "data:text/csv;charset=utf-8," + quote(text.encode("utf-8", "replace"), safe=SAFE)
-
-
-def _svg_link(drawn: Drawn) -> str:
-    return "data:image/svg+xml;charset=utf-8," + quote(standalone(drawn.svg), safe=SAFE)
-
-
-def _command() -> str:
-    program = sys.argv[0] if sys.argv and sys.argv[0] else sys.executable
-    return shlex.join([Path(program).name, *sys.argv[1:]])

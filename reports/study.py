@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from typing import Any
 from trajectory_tools.experiments.study.reproduction import Reproduction, SettingResult
 from trajectory_tools.reports.described import hyperparameters, seeds
 from trajectory_tools.reports.output import new_file
-from trajectory_tools.reports.report import HERE, _command, _csv_link, _svg_link, _variables
+from trajectory_tools.reports.page import page, program_command, utc_minute
 from trajectory_tools.reports.sections import Drawn
 from trajectory_tools.reports.study_figures import study_figure
 from trajectory_tools.reports.study_tables import caution, claims_table, definitions, numbers_table
 from trajectory_tools.reports.style import RunStyle
-from trajectory_tools.reports.svg import draw, standalone, themed
+from trajectory_tools.reports.svg import draw, standalone
 from trajectory_tools.reports.words import several
 
 __all__ = ["study_files"]
@@ -43,8 +43,8 @@ def study_files(
 
         def write(reproduction: Reproduction) -> list[Path]:
             made = {
-                "at": (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-                "command": command or _command(),
+                "at": utc_minute(now),
+                "command": command or program_command(),
                 "version": version("trajectory-tools"),
             }
             style = RunStyle(reproduction.figure.labels)
@@ -66,27 +66,17 @@ def study_files(
 
 
 def _page(reproduction: Reproduction, drawn: Drawn, style: RunStyle, made: dict[str, str]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["themed"] = lambda svg: Markup(themed(svg))
-    return environment.get_template("study.html").render(
+    return page(
+        "study.html",
         reproduction=reproduction,
         drawn=drawn,
         style=style,
         made=made,
-        several=several,
         claims=claims_table(reproduction),
         numbers=[(result.setting.title, numbers_table(result)) for result in reproduction.settings],
         definitions=definitions(reproduction),
         caution=caution(reproduction),
         provenance=[row for result in reproduction.settings for row in _provenance(result)],
-        csv_link=_csv_link,
-        svg_link=_svg_link,
-        sheet=Markup(_variables() + (HERE / "report.css").read_text(encoding="utf-8")),
     )
 
 

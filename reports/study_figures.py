@@ -13,7 +13,7 @@ from trajectory_tools.experiments.study.reproduction import Reproduction, Settin
 from trajectory_tools.metrics.histogram import WHOLE
 from trajectory_tools.reports.curves import Panel, make_curves
 from trajectory_tools.reports.figure import Figure, Painter
-from trajectory_tools.reports.histogram import _figure
+from trajectory_tools.reports.histogram import histogram_figure
 from trajectory_tools.reports.study_tables import chance, verdict_line
 from trajectory_tools.reports.style import RunStyle
 
@@ -90,7 +90,7 @@ def _histograms(result: SettingResult) -> Figure:
     frame = result.frames["histogram"]
     rows = _counted(frame[(frame["kind"] == "update") & (frame["parameter"] == WHOLE)])
     panels = [f"iteration {i}" for i in sorted(rows["step"].unique())]
-    return _figure(rows.assign(panel="iteration " + rows["step"].astype(str)), "update", panels, title="", shows="")
+    return histogram_figure(rows.assign(panel="iteration " + rows["step"].astype(str)), "update", panels)
 
 
 def _counted(frame: pd.DataFrame) -> pd.DataFrame:

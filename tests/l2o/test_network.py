@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import math
+from threading import Thread
 
 import pytest
 import torch
@@ -126,12 +127,18 @@ def test_an_exception_in_a_thread_comes_out() -> None:
         for_each(fails, range(4), threads=2)
 
 
-def test_threads_leave_torchs_number_of_threads_as_it_is() -> None:
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_threads_leave_torchs_number_of_threads_as_it_is(threads: int) -> None:
     before = torch.get_num_threads()
     inside: list[int] = []
-    for_each(lambda _: inside.append(torch.get_num_threads()), range(4), threads=2)
-    assert inside == [1] * 4
+    later: list[int] = []
+    for_each(lambda _: inside.append(torch.get_num_threads()), range(2 * threads), threads=threads)
+    assert inside == [1] * 2 * threads
     assert torch.get_num_threads() == before
+    thread = Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert later == [before]
 
 
 def test_no_hidden_units_are_refused() -> None:

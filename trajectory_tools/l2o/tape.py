@@ -200,7 +200,7 @@ class _Record:
         """The gradient of the weights through these steps, from that of the updates: (steps, n)."""
         hidden = weights.hidden
         found = weights.zeros_like()
-        to_h1, to_both = weights.first[:, :hidden].T, weights.second[:, : 2 * hidden].T
+        to_h1, to_both = weights.backward_factors()
         d_gates, d_h1 = self._gradients, self._dh[0]
         d_both = self._dh[1:].flatten(0, 1)  # of h2_prev and h1, through the second cell
         d_c1, d_c2 = self._dc.zero_()

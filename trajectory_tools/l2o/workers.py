@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier
 from typing import TypeVar
 
 import torch
@@ -42,9 +43,16 @@ def for_each(function: Callable[[Item], object], items: Sequence[Item], *, threa
 def _pool(n_threads: int) -> ThreadPoolExecutor:
     if n_threads not in _pools:
         before = torch.get_num_threads()
-        pool = ThreadPoolExecutor(n_threads, "l2o", initializer=torch.set_num_threads, initargs=(1,))
-        _pools[n_threads] = pool
-        for future in [pool.submit(lambda: None) for _ in range(n_threads)]:
+        pool = ThreadPoolExecutor(n_threads, "l2o")
+        together = Barrier(n_threads)
+
+        def take_one_core() -> None:
+            torch.set_num_threads(1)
+            torch.get_num_threads()  # a thread's first use takes on the number last set by any thread: let it be this
+            together.wait()  # so that each thread has one of these calls
+
+        for future in [pool.submit(take_one_core) for _ in range(n_threads)]:
             future.result()
         torch.set_num_threads(before)  # also what threads made later start with
+        _pools[n_threads] = pool
     return _pools[n_threads]

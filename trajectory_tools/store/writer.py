@@ -151,7 +151,7 @@ class RunWriter:
             if self._stopped():
                 return
             stream = self._streams.setdefault(table, Stream(table))
-            if stream.batch is not None and not stream.batch.takes(row, self._options.queue_bytes // 4):
+            if stream.batch is not None and not stream.batch.takes(row, self._options.queue_bytes // (4 * ENCODERS)):
                 self._seal(stream)
             if self._open_bytes() + nbytes > self._options.queue_bytes:
                 for each in self._streams.values():
