@@ -19,6 +19,8 @@ from torch.optim import Optimizer
 
 from trajectory_tools.errors import BadArgument, RecordingFailed, TrajectoryError, UnknownName
 from trajectory_tools.recorder.capture import Capture
+from trajectory_tools.recorder.host_capture import HostCapture
+from trajectory_tools.recorder.selection import Selection
 from trajectory_tools.recorder.description import (
     checked_info,
     describe_change,
@@ -58,6 +60,12 @@ class Recorder:
         every: record the tensors of every n-th step. Scalars are recorded at every step.
         schedule: instead of ``every``, a callable from the step number to a bool: ``at([0, 10])``, ``logarithmic(10)``.
         save: which of ``param`` (θ_t), ``grad`` (as the optimizer used it), ``update`` (θ_{t+1} − θ_t).
+        stats: of every step, whatever the schedule, and of every parameter: norms, least and greatest values, how many
+            are 0, how many NaN or infinite; ``run.stats()``.
+        match: a regular expression: the tensors of those parameters in whose names it is found.
+        subsample: a fraction (0.01) or a number (10_000) of coordinates in place of all, chosen at random, once.
+        projection: so many random projections in place of each larger parameter; see ``store.projection``.
+        selection_seed: chooses the coordinates, or the projection.
         symmetries: symmetry groups (see ``trajectory_tools.symmetry``), or dicts in run.json's form.
         label: what to call the run; runs of one label and several seeds are one curve. The folder's name unless told.
         problem: what is trained; runs of one problem are compared with each other. The script's name unless told.
@@ -84,6 +92,11 @@ class Recorder:
         every: int = 1,
         schedule: Schedule | None = None,
         save: Collection[str] = VALUE_COLUMNS,
+        stats: bool = True,
+        match: str | None = None,
+        subsample: float | None = None,
+        projection: int | None = None,
+        selection_seed: int = 0,
         symmetries: Sequence[SymmetryGroup | Mapping[str, Any]] = (),
         label: str | None = None,
         problem: str | None = None,
@@ -114,6 +127,8 @@ class Recorder:
         self.path = Path(path)
         self.schedule = schedule or every_n(every)
         self.save = tuple(column for column in VALUE_COLUMNS if column in save)
+        self.stats = bool(stats)
+        self.selection = Selection(match, subsample, projection, selection_seed)
         self.steps_seen = 0
         self._model = model if isinstance(model, nn.Module) or model is None else list(model)
         self._optimizer = optimizer
@@ -160,6 +175,8 @@ class Recorder:
                 "params": self._parameters,
                 "schedule": repr(self.schedule),
                 "save": list(self.save),
+                "stats": self.stats,
+                **({"selection": self.selection.to_json()} if self.selection else {}),
                 "environment": describe_environment(self._capture.tensors),
             },
             **self._session_options,
@@ -263,8 +280,12 @@ class Recorder:
     def _scan(self) -> None:
         """Find the parameters that the optimizer holds now."""
         named = name_parameters(self._model, self._optimizer)
-        self._capture = Capture(named, self.save)
+        on_host = all(parameter.tensor.device.type == "cpu" for parameter in named)
+        kind = HostCapture if on_host else Capture
+        self._capture: Capture = kind(named, self.save, stats=self.stats, selection=self.selection)
         self._parameters = describe_parameters(named)
+        if self.selection:
+            self._parameters = [p | {"recorded": self._capture.counts.get(p["name"], 0)} for p in self._parameters]
         self._held = _held(self._optimizer)
 
     def _guarded(self, hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -300,10 +321,11 @@ class Recorder:
         self._recording = bool(self.save and self.schedule(self._step)) and self._session.writer.error is None
         self._evaluations = 0
         self._loss: Any = None
-        if self._recording:
-            self._capture.before()
+        self._capturing = self._recording or (self.stats and self._session.writer.error is None)
+        if self._capturing:
+            self._capture.before(record=self._recording)
         closure, arguments = _with_closure(args, kwargs, self._watched)
-        if self._recording and closure is None:
+        if self._capturing and closure is None:
             # A fused optimizer under a GradScaler divides by the scale itself.
             self._capture.gradients(getattr(self._optimizer, "grad_scale", None))
         self._record_seconds = time.perf_counter() - start
@@ -319,7 +341,7 @@ class Recorder:
                 start = time.perf_counter()
                 with contextlib.suppress(BadArgument):  # a closure may return anything
                     self._loss = None if loss is None else as_number("loss", loss)
-                if self._recording:
+                if self._capturing:
                     self._capture.gradients()
                 self._record_seconds += time.perf_counter() - start
             return loss
@@ -332,8 +354,12 @@ class Recorder:
         self._frame = None
         assert self._session is not None
         start = time.perf_counter()
-        if self._recording:
-            self._session.writer.put_tensors(self._capture.after(self._step))
+        if self._capturing:
+            rows, stats = self._capture.after(self._step)
+            if rows is not None:
+                self._session.writer.put_tensors(rows)
+            if stats is not None:
+                self._session.writer.put_stats(stats)
         dropped = getattr(self._optimizer, "found_inf", None)  # set by a GradScaler for a fused optimizer
         row = {
             "step": self._step,

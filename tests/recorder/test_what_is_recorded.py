@@ -332,7 +332,9 @@ def test_a_label_is_data_and_never_part_of_a_path(tmp_path, label):
     run, _ = recorded(folder, model, torch.optim.SGD(model.parameters(), lr=0.1), 1, label=label)
     assert run.label == (label or "run")
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
-    assert sorted(p.name for p in folder.iterdir()) == [".lock", "manifest.jsonl", "run.json", "scalars", "tensors"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        ".lock", "manifest.jsonl", "run.json", "scalars", "stats", "tensors",
+    ]  # fmt: skip
 
 
 def test_what_run_json_says(tmp_path):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trajectory_tools.store.arrow import NUMPY_TYPES, number_array
 from trajectory_tools.store.rows import RowLayout, StepRows, row_groups
+from trajectory_tools.store.stats_rows import StatsBatch
 from trajectory_tools.store.schema import ROW_GROUP_VALUES, scalars_schema, tensors_schema
 
 __all__ = ["Batch", "ScalarBatch", "ScalarRow", "TensorBatch"]
@@ -57,6 +58,9 @@ class TensorBatch:
             if step.ready is not None:
                 step.ready()
         yield from row_groups(self._steps)
+        for step in self._steps:  # Parquet has them now
+            if step.release is not None:
+                step.release()
 
 
 class ScalarBatch:
@@ -102,4 +106,4 @@ class ScalarBatch:
         yield pa.table(columns, schema=schema)
 
 
-Batch = TensorBatch | ScalarBatch
+Batch = TensorBatch | ScalarBatch | StatsBatch

@@ -60,7 +60,8 @@ class StepRows:
 
     ``present[column]`` is a mask over the layout's parameters: the values of an absent one are not in the array and its
     rows become null. A column that is missing from ``values`` is null in every row. ``ready`` is called by the writer
-    before it looks at the values (a copy from a GPU may still be under way).
+    before it looks at the values (a copy from a GPU may still be under way), ``release`` when it needs them no more. ``held`` is the
+    size of the memory that they are a part of, where that is more.
     """
 
     step: int
@@ -68,11 +69,13 @@ class StepRows:
     values: Mapping[str, Floats]
     present: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     ready: Callable[[], None] | None = None
+    release: Callable[[], None] | None = None
+    held: int = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes that wait in memory until the row is written."""
-        return sum(values.nbytes for values in self.values.values())
+        return max(self.held, sum(values.nbytes for values in self.values.values()))
 
     def cut(self, column: str, start: int, stop: int) -> Cut:
         """The column's values in the layout's rows ``start:stop``."""

@@ -12,9 +12,11 @@ __all__ = [
     "MAX_ROW_VALUES",
     "RESERVED_SCALARS",
     "ROW_GROUP_VALUES",
+    "STATS",
     "TABLES",
     "VALUE_COLUMNS",
     "scalars_schema",
+    "stats_schema",
     "tensors_schema",
     "writer_options",
 ]
@@ -22,11 +24,14 @@ __all__ = [
 FORMAT_NAME = "trajectory-tools"
 FORMAT_VERSION = 1
 
-TABLES = ("scalars", "tensors", "probes")
+TABLES = ("scalars", "tensors", "stats", "probes")
 """The folders of a run that hold parts."""
 
 VALUE_COLUMNS = ("param", "grad", "update")
 """θ_t before the step, the gradient as the optimizer used it, and θ_{t+1} − θ_t as it happened."""
+
+STATS = {"norm": pa.float64(), "min": pa.float64(), "max": pa.float64(), "zeros": pa.int64(), "nonfinite": pa.int64()}
+"""What ``stats`` says of each of param, grad and update: ``param_norm``, ``param_min``, and so on."""
 
 MAX_ROW_VALUES = 2**20
 """A parameter with more elements is split into rows by ``offset``."""
@@ -62,6 +67,23 @@ def scalars_schema() -> pa.Schema:
             pa.field("record_seconds", pa.float64(), nullable=False),
             pa.field("skipped", pa.bool_(), nullable=False),
             pa.field("n_evals", pa.int32(), nullable=False),
+        ]
+    )
+
+
+def stats_schema() -> pa.Schema:
+    """Columns of ``stats``: one row per (step, parameter), at every step, whatever the schedule of the tensors.
+
+    Of each of param, grad and update: ``norm``, ‖·‖₂ over all elements, so NaN or infinite where one is; ``min`` and
+    ``max`` of the finite elements, null where there is none; ``zeros``, how many are exactly 0; ``nonfinite``, how many
+    are NaN or infinite. Those of a gradient that was None are null. A complex parameter counts as its real and
+    imaginary parts.
+    """
+    return pa.schema(
+        [
+            pa.field("step", pa.int64(), nullable=False),
+            pa.field("name", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            *(pa.field(f"{kind}_{stat}", dtype) for kind in VALUE_COLUMNS for stat, dtype in STATS.items()),
         ]
     )
 

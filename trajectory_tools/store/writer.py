@@ -20,6 +20,7 @@ from trajectory_tools.store.committer import Committer, yield_to_training
 from trajectory_tools.store.part_file import PartFile
 from trajectory_tools.store.parts import PartId, first_line
 from trajectory_tools.store.rows import StepRows
+from trajectory_tools.store.stats_rows import StatsBatch, StepStats
 
 __all__ = ["RunWriter", "ScalarRow", "WriterOptions"]
 
@@ -123,6 +124,10 @@ class RunWriter:
     def put_tensors(self, rows: StepRows) -> None:
         """Hand over one step; waits while the queue is full. A step larger than the queue waits until it is empty."""
         self._put("tensors", rows, TensorBatch.size(rows), lambda: TensorBatch(rows.layout))
+
+    def put_stats(self, stats: StepStats) -> None:
+        """Hand over one step's statistics."""
+        self._put("stats", stats, StatsBatch.size(stats), lambda: StatsBatch(stats.layout))
 
     def put_scalars(self, row: ScalarRow) -> None:
         """Hand over one step's scalars."""

@@ -1,0 +1,263 @@
+"""Copying and measuring what is in the host's own memory: block by block, on as many threads as the training has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trajectory_tools.recorder.buffers import Buffers
+from trajectory_tools.recorder.capture import Capture, Captured, real
+from trajectory_tools.recorder.names import Named
+from trajectory_tools.recorder.projector import Projector
+from trajectory_tools.recorder.sweep import (
+    BLOCK_VALUES,
+    Block,
+    Blocks,
+    Scratch,
+    Source,
+    copy_values,
+    gather,
+    measure,
+    sweep,
+)
+from trajectory_tools.store.rows import StepRows
+from trajectory_tools.store.selection import Selection, sampled_coordinates
+from trajectory_tools.store.stats_rows import StatsLayout, StepStats
+
+__all__ = ["HostCapture"]
+
+Floats = NDArray[np.floating]
+Take = Callable[[Block, Scratch], Floats]
+
+
+class HostCapture(Capture):
+    """``Capture`` of tensors in the host's memory.
+
+    A large network goes through the cores' caches block by block, its parameters once before and once after the step,
+    its gradients once; meanwhile each block is copied (where it is recorded), subtracted, measured and projected. One
+    that fits into a single block is measured at the end, all three tensors at a time: there calls cost more than values.
+    """
+
+    def __init__(
+        self, named: Sequence[Named], save: Collection[str], *, stats: bool = False, selection: Selection | None = None
+    ) -> None:
+        super().__init__(named, save, stats=stats, selection=selection)
+        self._width = np.dtype(self.layout.dtype)
+        self._buffers = Buffers()
+        self._plans: dict[bytes, Plan] = {}
+        self._all = self._plan(np.ones(len(self.tensors), bool))
+        self._at_end = stats and self._all.blocks.n_values <= BLOCK_VALUES
+        self._scratch = Scratch(3 * self._all.blocks.n_values, self._width)
+        chosen, names, numels = self.selection, self._names, self._numels
+        self._projector: Projector | None = None
+        self._picked: dict[int, NDArray[np.int64] | None] = {}  # parameter → its chosen coordinates, None for all
+        if chosen.projection is not None and not self._whole:
+            self._projector = Projector(names, numels, self._recorded, chosen.projection, chosen.seed)
+        elif not self._whole:
+            for i in self._recorded:
+                count = self.counts[names[i]]
+                sampled = count < numels[i]
+                self._picked[i] = sampled_coordinates(chosen.seed, names[i], numels[i], count) if sampled else None
+
+    def before(self, record: bool = True) -> None:
+        """Copy θ_t."""
+        self._record, self._now, self._graded = record, self._all, False
+        self._pieces: dict[str, NDArray[np.float64]] = {}
+        self._values: dict[str, Floats] = {}  # what is recorded of a selection
+        saved = self._save if record and self._whole else frozenset()
+        projected = self._save if record and self._projector is not None else frozenset()
+        kept = [
+            *(["param"] if self.stats or (saved | projected) & {"param", "update"} else []),
+            *(kind for kind in ("update", "grad") if self._at_end or kind in saved),
+        ]
+        n = self._all.blocks.n_values
+        self._buffer, self._release = self._buffers.take(len(kept) * n, self._width)
+        self._rows = {kind: self._buffer[i * n : (i + 1) * n] for i, kind in enumerate(kept)}
+        if kept or self._picked:
+            sources = self._sources(self.tensors)
+            if "param" in self._rows:
+                self._go_through("param", self._all, partial(self._copied, sources, self._rows["param"]))
+            if record and self._picked and self._save & {"param", "update"}:
+                self._values["param"] = self._pick(sources)
+
+    def gradients(self, scale: Tensor | None = None) -> None:
+        """Copy g_t, divided by a GradScaler's scale; a parameter whose gradient is None is left out."""
+        self._graded = True
+        if not (self.stats or (self._record and "grad" in self._save)):
+            return
+        grads = [tensor.grad for tensor in self.tensors]
+        found = [grad for grad in grads if grad is not None]
+        self._now = self._all
+        if len(found) < len(grads):
+            self._now = self._plan(np.array([grad is not None for grad in grads]))
+        sources = self._sources(found)
+        divisor = None if scale is None else float(scale)
+        if "grad" in self._rows:
+            self._rows["grad"] = self._rows["grad"][: self._now.blocks.n_values]
+            self._go_through("grad", self._now, partial(self._copied, sources, self._rows["grad"], divisor=divisor))
+        elif self.stats or self._projector is not None:
+            self._go_through("grad", self._now, partial(self._seen, sources, divisor=divisor))
+        if self._record and self._picked and "grad" in self._save:
+            self._values["grad"] = self._pick(sources, divisor=divisor)
+
+    def after(self, step: int) -> Captured:
+        """Subtract θ_t from θ_{t+1}, and hand over everything that was copied and measured for this step."""
+        if not self._graded:
+            self.gradients()
+        if self.stats or (self._record and "update" in self._save):
+            sources = self._sources(self.tensors)
+            if "param" in self._rows:
+                self._go_through("update", self._all, partial(self._moved, sources))
+            if self._record and self._picked and "update" in self._save:
+                self._values["update"] = self._pick(sources, everywhere=True) - self._values["param"]
+        stats = self._step_stats(step) if self.stats else None
+        rows = None
+        if self._record:
+            values = self._rows if self._whole else self._values
+            values = {kind: found for kind, found in values.items() if kind in self._save}
+            self._present = None if self._now is self._all else self._now.present
+            present = self._present_rows(values)
+            if self._whole:  # then the values lie in the buffer
+                rows = StepRows(step, self.layout, values, present, None, self._release, self._buffer.nbytes)
+            else:
+                rows = StepRows(step, self.layout, values, present)
+        if self._release is not None and not (rows is not None and self._whole):
+            self._release()
+        return Captured(rows, stats)
+
+    def _plan(self, present: NDArray[np.bool_]) -> Plan:
+        key = present.tobytes()
+        if key not in self._plans:
+            self._plans[key] = Plan.of(self._names, self._numels, present)
+        return self._plans[key]
+
+    def _sources(self, tensors: Sequence[Tensor]) -> list[Source]:
+        return [host_values(tensor, self._dtype) for tensor in tensors]
+
+    def _go_through(self, kind: str, plan: Plan, take: Take) -> None:
+        """See each block's values once: measure them, unless all are measured at the end, and project them."""
+        pieces = projected = None
+        if self.stats and not self._at_end:
+            pieces = self._pieces[kind] = np.empty((5, len(plan.blocks.owner)))
+        if self._projector is not None and self._record and kind in self._save:
+            projected = self._projector.begin(plan.there)
+
+        def visit(block: Block, scratch: Scratch) -> None:
+            values = take(block, scratch)
+            if pieces is not None:
+                measure(values, block.starts, pieces[:, block.pieces], scratch)
+            if projected is not None:
+                projected.see(block, values)
+
+        sweep(plan.blocks, visit, self._width, torch.get_num_threads())
+        if projected is not None:
+            self._values[kind] = projected.values().astype(self._width)
+
+    def _copied(
+        self, sources: Sequence[Source], to: Floats, block: Block, scratch: Scratch, *, divisor: float | None = None
+    ) -> Floats:
+        out = to[block.start : block.stop]
+        gather(block, sources, out)
+        return out if divisor is None else np.divide(out, divisor, out=out)
+
+    def _seen(
+        self, sources: Sequence[Source], block: Block, scratch: Scratch, *, divisor: float | None = None
+    ) -> Floats:
+        """The values where they are, or put together."""
+        if divisor is None and (values := _in_place(sources, block, self._width)) is not None:
+            return values
+        out = scratch.values[: len(block)]
+        gather(block, sources, out)
+        return out if divisor is None else np.divide(out, divisor, out=out)
+
+    def _moved(self, sources: Sequence[Source], block: Block, scratch: Scratch) -> Floats:
+        """θ_{t+1} − θ_t."""
+        here = slice(block.start, block.stop)
+        out = self._rows["update"][here] if "update" in self._rows else scratch.values[: len(block)]
+        new = _in_place(sources, block, self._width)
+        if new is None:
+            gather(block, sources, out)
+            new = out
+        return np.subtract(new, self._rows["param"][here], out=out)
+
+    def _pick(
+        self, sources: Sequence[Source], *, divisor: float | None = None, everywhere: bool = False
+    ) -> Floats:
+        """The chosen coordinates of these tensors: of all, or of those that have a gradient."""
+        there = self._all.there if everywhere else self._now.there
+        parts = []
+        for i, source in zip(there, sources, strict=True):
+            if i in self._picked:
+                places = self._picked[i]
+                parts.append(source if places is None else source.take(places))
+        out = np.empty(sum(part.size for part in parts), self._width)
+        start = 0
+        for part in parts:
+            copy_values(part, out[start : start + part.size])
+            start += part.size
+        return out if divisor is None else np.divide(out, divisor, out=out)
+
+    def _step_stats(self, step: int) -> StepStats:
+        if not self._at_end:
+            pieces = np.concatenate([self._pieces[kind] for kind in ("param", "update", "grad")], axis=1)
+            return StepStats(step, self._now.layout, pieces)
+        pieces = np.empty((5, len(self._now.layout.owner)))
+        if pieces.size:
+            values = self._buffer[: 2 * self._all.blocks.n_values + self._now.blocks.n_values]
+            with np.errstate(all="ignore"):
+                measure(values, self._now.starts, pieces, self._scratch)
+        return StepStats(step, self._now.layout, pieces)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the gradients of ``there``, the parameters that have one (``present``), are gone through.
+
+    ``starts``: where each piece begins in param, update and grad put together, for a network of a single block.
+    """
+
+    present: NDArray[np.bool_]
+    there: list[int]
+    blocks: Blocks
+    layout: StatsLayout
+    starts: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, names: Sequence[str], numels: Sequence[int], present: NDArray[np.bool_]) -> Plan:
+        """The plan for these."""
+        n = len(names)
+        everything, there = Blocks(numels), np.flatnonzero(present)
+        blocks = Blocks([numels[i] for i in there])
+        owners = [everything.owner, everything.owner + n, there[blocks.owner] + 2 * n]
+        begins = [_begins(everything), _begins(everything) + everything.n_values]
+        begins.append(_begins(blocks) + 2 * everything.n_values)
+        layout = StatsLayout(tuple(names), np.concatenate(owners), present)
+        return cls(present, there.tolist(), blocks, layout, np.concatenate(begins))
+
+
+def _begins(blocks: Blocks) -> NDArray[np.intp]:
+    """Where each piece begins."""
+    return np.concatenate([np.empty(0, np.intp), *(block.start + block.starts for block in blocks.blocks)])
+
+
+def _in_place(sources: Sequence[Source], block: Block, width: np.dtype[np.floating]) -> Floats | None:
+    """A large tensor's block without a copy, where it has the width that is needed."""
+    if block.last - block.first > 1 or (source := sources[block.first]).dtype != width:
+        return None
+    return source[block.offset : block.offset + len(block)]  # type: ignore[return-value]
+
+
+def host_values(tensor: Tensor, dtype: torch.dtype) -> Source:
+    """A tensor's values, flat and in C order, without a copy where it is contiguous."""
+    values = real(tensor.detach()).resolve_neg().reshape(-1)
+    if values.dtype == torch.bfloat16:
+        return values.view(torch.int16).numpy().view(np.uint16)
+    if values.dtype not in (torch.float32, torch.float64, torch.float16):
+        values = values.to(dtype)
+    return values.numpy()

@@ -1,0 +1,188 @@
+"""Going through a network's values block by block: each is copied, subtracted and measured while a core has it at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from trajectory_tools.store.stats_rows import MAX, MIN, NONFINITE, SQUARES, ZEROS
+
+__all__ = ["BLOCK_VALUES", "Block", "Blocks", "Scratch", "gather", "measure", "sweep"]
+
+BLOCK_VALUES = 2**16
+"""256 KB of float32: a block, what it is copied to and its squares fit into a core's second-level cache together."""
+
+THREADED_VALUES = 2**19
+"""A smaller network is gone through faster than a thread is woken."""
+
+TINY = 1e-12
+"""Where no value of a float32 piece is larger, its squares lose digits or vanish: they are summed again as float64."""
+
+Floats = NDArray[np.floating]
+Source = NDArray[np.floating] | NDArray[np.uint16]
+"""A tensor's values, flat; bfloat16, which NumPy does not have, as its 16 bits."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neighbouring small tensors ``first:last``, or the part of one large tensor that begins at ``offset``.
+
+    ``start:stop`` is its place in the flat vector of all tensors, ``pieces`` that of its pieces among all, and
+    ``starts`` where in the block each piece begins (an empty tensor has none).
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    offset: int
+    pieces: slice
+    starts: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class Blocks:
+    """Tensors of these sizes, in order, cut into blocks. ``owner``: (pieces,), which tensor each piece belongs to."""
+
+    def __init__(self, numels: Sequence[int]) -> None:
+        self.n_values = sum(numels)
+        self.blocks: list[Block] = []
+        owner: list[int] = []
+        ends = np.cumsum([0, *numels]).tolist()
+        first = 0
+        while first < len(numels):
+            start, last = ends[first], first + 1
+            if numels[first] > BLOCK_VALUES:
+                for offset in range(0, numels[first], BLOCK_VALUES):
+                    stop = start + min(offset + BLOCK_VALUES, numels[first])
+                    pieces = slice(len(owner), len(owner) + 1)
+                    self.blocks.append(Block(start + offset, stop, first, last, offset, pieces, np.zeros(1, np.intp)))
+                    owner.append(first)
+            else:
+                while last < len(numels) and ends[last + 1] - start <= BLOCK_VALUES:
+                    last += 1
+                there = [i for i in range(first, last) if numels[i]]
+                starts = np.array([ends[i] - start for i in there], np.intp)
+                pieces = slice(len(owner), len(owner) + len(there))
+                if there:
+                    self.blocks.append(Block(start, ends[last], first, last, 0, pieces, starts))
+                owner += there
+            first = last
+        self.owner = np.array(owner, np.intp)
+
+
+class Scratch:
+    """What one thread needs beside the values."""
+
+    def __init__(self, n_values: int, dtype: DTypeLike) -> None:
+        self._n, self._dtype = n_values, dtype
+
+    @cached_property
+    def values(self) -> Floats:
+        """Room for a block."""
+        return np.empty(self._n, self._dtype)
+
+    @cached_property
+    def squares(self) -> Floats:
+        """Room for its squares."""
+        return np.empty(self._n, self._dtype)
+
+    @cached_property
+    def flags(self) -> NDArray[np.bool_]:
+        """Room for a mask."""
+        return np.empty(self._n, np.bool_)
+
+
+Visit = Callable[[Block, Scratch], None]
+
+
+def sweep(blocks: Blocks, visit: Visit, dtype: DTypeLike, threads: int) -> None:
+    """Call ``visit`` with each block, on so many threads where the network is large."""
+    largest = max((len(block) for block in blocks.blocks), default=0)
+    shares = min(threads, len(blocks.blocks)) if blocks.n_values >= THREADED_VALUES else 1
+
+    def go_through(share: Sequence[Block]) -> None:
+        scratch = Scratch(largest, dtype)
+        with np.errstate(all="ignore"):  # NaN and Inf are data here, and counted
+            for block in share:
+                visit(block, scratch)
+
+    if shares <= 1:
+        go_through(blocks.blocks)
+        return
+    cuts = [len(blocks.blocks) * i // shares for i in range(shares + 1)]
+    with ThreadPoolExecutor(shares - 1, "trajectory-sweep") as pool:
+        others = [pool.submit(go_through, blocks.blocks[cuts[i] : cuts[i + 1]]) for i in range(1, shares)]
+        go_through(blocks.blocks[: cuts[1]])
+        for other in others:
+            other.result()
+
+
+def gather(block: Block, sources: Sequence[Source], out: Floats) -> None:
+    """Copy the block's values, out of all tensors', into ``out``: (len(block),)."""
+    if block.last - block.first == 1:
+        source = sources[block.first][block.offset : block.offset + len(block)]
+        copy_values(source, out)
+        return
+    parts = sources[block.first : block.last]
+    if any(part.dtype == np.uint16 for part in parts):
+        start = 0
+        for part in parts:
+            copy_values(part, out[start : start + part.size])
+            start += part.size
+    else:
+        np.concatenate(parts, out=out)  # type: ignore[arg-type]
+
+
+def copy_values(source: Source, out: Floats) -> None:
+    """Copy, as ``out``'s dtype; exact, as that is as wide."""
+    if source.dtype != np.uint16:
+        np.copyto(out, source)
+    elif out.dtype == np.float32:
+        np.left_shift(source, 16, out=out.view(np.uint32), dtype=np.uint32)
+    else:
+        np.copyto(out, np.left_shift(source, 16, dtype=np.uint32).view(np.float32))
+
+
+def measure(values: Floats, starts: NDArray[np.intp], out: NDArray[np.float64], scratch: Scratch) -> None:
+    """The numbers of the pieces that begin at ``starts``, into ``out``: (5, pieces), see ``stats_rows``.
+
+    Squares are summed pairwise in the values' own precision: for float32 the relative error of a norm is below 2e-6
+    (rounding of a square, of at most 16 sums in a row and of log2(2¹⁶ / 128) halvings; then float64).
+    """
+    squares, flags = scratch.squares[: values.size], scratch.flags[: values.size]
+    np.multiply(values, values, out=squares)
+    out[SQUARES] = np.add.reduceat(squares, starts)
+    out[MIN] = np.minimum.reduceat(values, starts)
+    out[MAX] = np.maximum.reduceat(values, starts)
+    np.equal(values, 0, out=flags)
+    zeros = np.count_nonzero(flags)
+    if not zeros or len(starts) == 1:
+        out[ZEROS] = zeros
+    else:
+        out[ZEROS] = np.add.reduceat(flags.view(np.int8), starts, dtype=np.int64)
+    out[NONFINITE] = 0
+    least = out[SQUARES].min()
+    if not (least > TINY**2 and out[SQUARES].max() < np.inf):
+        refine(values, starts, out)
+
+
+def refine(values: Floats, starts: NDArray[np.intp], out: NDArray[np.float64]) -> None:
+    """Once more and slowly, for the pieces that hold NaN or Inf, or whose squares are too large or small for float32."""
+    for piece, (start, stop) in enumerate(zip(starts, [*starts[1:], values.size], strict=True)):
+        largest = max(-out[MIN, piece], out[MAX, piece])
+        if np.isfinite(out[SQUARES, piece]) and not 0 < largest < TINY:
+            continue
+        wide = values[start:stop].astype(np.float64)
+        finite = wide[np.isfinite(wide)]
+        out[SQUARES, piece] = np.square(wide).sum()
+        out[MIN, piece] = finite.min() if finite.size else np.nan
+        out[MAX, piece] = finite.max() if finite.size else np.nan
+        out[NONFINITE, piece] = wide.size - finite.size
