@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trajectory_tools.recorder.names import Named
+from trajectory_tools.recorder.ranks import local
 from trajectory_tools.store.rows import RowLayout, StepRows
 
 __all__ = ["Capture"]
@@ -20,7 +21,7 @@ class Capture:
     """Takes one step's values: ``before`` the step, ``gradients`` when they are final, and ``after`` the step.
 
     Values are copied as float32, or float64 where a parameter is float64: exact for bfloat16 and float16. A complex
-    parameter has a last axis of length 2, real and imaginary part.
+    parameter has a last axis of length 2, real and imaginary part. Of a sharded parameter it is this rank's part.
     """
 
     def __init__(self, named: Sequence[Named], save: Collection[str]) -> None:
@@ -47,10 +48,13 @@ class Capture:
         if self._save & {"param", "update"}:
             self._theta = self._flat(self.tensors)
 
-    def gradients(self, scale: Tensor | None = None) -> None:
-        """Copy g_t, divided by a GradScaler's scale; a parameter whose gradient is None is left out."""
+    def gradients(self, scale: Tensor | None = None, given: Sequence[Tensor | None] | None = None) -> None:
+        """Copy g_t, divided by a GradScaler's scale; a parameter whose gradient is None is left out.
+
+        ``given`` is for a training that does not keep gradients in ``.grad``.
+        """
         if "grad" in self._save:
-            grads = [tensor.grad for tensor in self.tensors]
+            grads = [tensor.grad for tensor in self.tensors] if given is None else list(given)
             found = [grad for grad in grads if grad is not None]
             if len(found) < len(grads):
                 self._present = np.array([grad is not None for grad in grads])
@@ -67,12 +71,18 @@ class Capture:
             columns["update"] = [new.sub_(old) for new, old in zip(self._flat(self.tensors), self._theta, strict=True)]
         if "param" in self._save:
             columns["param"] = self._theta
-        if self._grads is not None:
+        if self._grads is not None and "grad" in self._save:
             columns["grad"] = self._grads
-        present = {} if self._present is None else {"grad": self._present}
+        present = {} if self._present is None or "grad" not in self._save else {"grad": self._present}
         self._theta, self._grads = [], None
         values, ready = _to_host(columns)
         return StepRows(step, self.layout, values, present, ready)
+
+    def at_rest(self, step: int) -> StepRows:
+        """The rows of a step that these parameters took no part in: no gradient, an update of zero."""
+        self.before()
+        self._grads, self._present = [], np.zeros(len(self.tensors), bool)
+        return self.after(step)
 
     def _flat(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Fresh copies, one flat tensor for each stretch of tensors on the same device."""
@@ -85,7 +95,8 @@ class Capture:
 
 
 def _real(tensor: Tensor) -> Tensor:
-    """The tensor's values as a dense real tensor."""
+    """The tensor's values, those of this rank, as a dense real tensor."""
+    tensor = local(tensor)
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
