@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -14,9 +14,10 @@ from torch import Tensor
 from trajectory_tools.recorder.device_stats import DeviceStats
 from trajectory_tools.recorder.names import Named
 from trajectory_tools.recorder.projector import DeviceProjector
+from trajectory_tools.recorder.ranks import local
 from trajectory_tools.store.rows import RowLayout, StepRows
 from trajectory_tools.store.selection import Selection, sampled_coordinates
-from trajectory_tools.store.stats_rows import StatsLayout, StepStats
+from trajectory_tools.store.stats_rows import StepStats
 
 __all__ = ["Capture", "Captured", "real"]
 
@@ -32,14 +33,21 @@ class Capture:
     """Takes one step's values: ``before`` the step, ``gradients`` when they are final, and ``after`` the step.
 
     Values are copied as float32, or float64 where a parameter is float64: exact for bfloat16 and float16. A complex
-    parameter has a last axis of length 2, real and imaginary part. ``selection`` says what stands in the rows;
+    parameter has a last axis of length 2, real and imaginary part. Of a sharded parameter it is this rank's part.
+    ``selection`` says what stands in the rows (``counts``: parameter → how many values, where it was asked already);
     ``stats`` measures every parameter whole, also at steps that are not recorded (``before(record=False)``).
 
     This one is for tensors on any device; see ``HostCapture`` for those in the host's memory.
     """
 
     def __init__(
-        self, named: Sequence[Named], save: Collection[str], *, stats: bool = False, selection: Selection | None = None
+        self,
+        named: Sequence[Named],
+        save: Collection[str],
+        *,
+        stats: bool = False,
+        selection: Selection | None = None,
+        counts: Mapping[str, int] | None = None,
     ) -> None:
         self.tensors = [parameter.tensor for parameter in named]
         self.stats = stats
@@ -49,7 +57,8 @@ class Capture:
         self._save = frozenset(save)
         self._dtype = torch.float64 if any(real(t).dtype == torch.float64 for t in self.tensors) else torch.float32
         numels = dict(zip(self._names, self._numels, strict=True))
-        self.counts = self.selection.counts(numels)
+        chosen = self.selection.counts(numels) if counts is None else counts
+        self.counts = {name: chosen[name] for name in numels if name in chosen}
         self.layout = RowLayout.of(self.counts, str(self._dtype).removeprefix("torch."))
         self._recorded = [i for i, name in enumerate(self._names) if name in self.counts]
         self._whole = self.counts == numels
@@ -71,10 +80,13 @@ class Capture:
         self._grads = self._present = None
         self._theta = self._flat(self.tensors) if self.stats or self._save & {"param", "update"} else []
 
-    def gradients(self, scale: Tensor | None = None) -> None:
-        """Copy g_t, divided by a GradScaler's scale; a parameter whose gradient is None is left out."""
+    def gradients(self, scale: Tensor | None = None, given: Sequence[Tensor | None] | None = None) -> None:
+        """Copy g_t, divided by a GradScaler's scale; a parameter whose gradient is None is left out.
+
+        ``given`` is for a training that does not keep gradients in ``.grad``.
+        """
         if self.stats or (self._record and "grad" in self._save):
-            grads = [tensor.grad for tensor in self.tensors]
+            grads = [tensor.grad for tensor in self.tensors] if given is None else list(given)
             found = [grad for grad in grads if grad is not None]
             if len(found) < len(grads):
                 self._present = np.array([grad is not None for grad in grads])
@@ -121,6 +133,12 @@ class Capture:
             stats = self._device_stats[present.tobytes()] = DeviceStats(self._names, self._numels, present)
         pieces, ready = _to_host({"pieces": stats.measure([*flats["param"], *flats["update"], *flats["grad"]])})
         return StepStats(step, stats.layout, pieces["pieces"].reshape(-1, 5).T, ready)
+
+    def at_rest(self, step: int, record: bool) -> Captured:
+        """A step that these parameters took no part in: no gradient, an update of zero."""
+        self.before(record)
+        self.gradients(given=[None] * len(self.tensors))
+        return self.after(step)
 
     def _flat(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Fresh copies, one flat tensor for each stretch of tensors on the same device."""
@@ -171,7 +189,8 @@ class _Places:
 
 
 def real(tensor: Tensor) -> Tensor:
-    """The tensor's values as a dense real tensor."""
+    """The tensor's values, those of this rank, as a dense real tensor."""
+    tensor = local(tensor)
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

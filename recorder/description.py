@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from trajectory_tools.errors import BadArgument
 from trajectory_tools.recorder.names import Named
+from trajectory_tools.recorder.ranks import local, shard_of
 
 __all__ = [
     "checked_info",
@@ -72,28 +73,36 @@ def checked_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def describe_parameters(named: Sequence[Named]) -> list[dict[str, Any]]:
-    """Name, shape, dtype, numel and aliases of each parameter; a complex one has a last axis of length 2."""
+    """Name, shape, dtype, numel and aliases of each parameter; a complex one has a last axis of length 2.
+
+    Of a sharded one the shape is that of this rank's part, beside the whole's and how it is placed.
+    """
     return [
         {
             "name": parameter.name,
-            "shape": [*parameter.tensor.shape, *([2] if parameter.tensor.is_complex() else [])],
+            "shape": [*local(parameter.tensor).shape, *([2] if parameter.tensor.is_complex() else [])],
             "dtype": str(parameter.tensor.dtype).removeprefix("torch."),
-            "numel": parameter.tensor.numel() * (2 if parameter.tensor.is_complex() else 1),
+            "numel": local(parameter.tensor).numel() * (2 if parameter.tensor.is_complex() else 1),
             "aliases": list(parameter.aliases),
+            **shard_of(parameter.tensor),
         }
         for parameter in named
     ]
 
 
-def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
-    """The class and, for each parameter group, its hyperparameters."""
-    kind = type(optimizer)
+def describe_optimizer(*optimizers: Optimizer) -> dict[str, Any]:
+    """The class and, for each parameter group, its hyperparameters; of several, the groups counted on."""
+    if not optimizers:
+        return {}
+    kinds = dict.fromkeys(f"{type(each).__module__}.{type(each).__qualname__}" for each in optimizers)
     return {
-        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "class": " + ".join(kinds),
         "groups": [
             {key: _plain(value) for key, value in group.items() if key not in ("params", "param_names")}
+            for optimizer in optimizers
             for group in optimizer.param_groups
         ],
+        **({"optimizers": len(optimizers)} if len(optimizers) > 1 else {}),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,9 +45,15 @@ class HostCapture(Capture):
     """
 
     def __init__(
-        self, named: Sequence[Named], save: Collection[str], *, stats: bool = False, selection: Selection | None = None
+        self,
+        named: Sequence[Named],
+        save: Collection[str],
+        *,
+        stats: bool = False,
+        selection: Selection | None = None,
+        counts: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__(named, save, stats=stats, selection=selection)
+        super().__init__(named, save, stats=stats, selection=selection, counts=counts)
         self._width = np.dtype(self.layout.dtype)
         self._buffers = Buffers()
         self._plans: dict[bytes, Plan] = {}
@@ -86,12 +92,12 @@ class HostCapture(Capture):
             if record and self._picked and self._save & {"param", "update"}:
                 self._values["param"] = self._pick(sources)
 
-    def gradients(self, scale: Tensor | None = None) -> None:
-        """Copy g_t, divided by a GradScaler's scale; a parameter whose gradient is None is left out."""
+    def gradients(self, scale: Tensor | None = None, given: Sequence[Tensor | None] | None = None) -> None:
+        """Copy g_t, as ``Capture`` does."""
         self._graded = True
         if not (self.stats or (self._record and "grad" in self._save)):
             return
-        grads = [tensor.grad for tensor in self.tensors]
+        grads = [tensor.grad for tensor in self.tensors] if given is None else list(given)
         found = [grad for grad in grads if grad is not None]
         self._now = self._all
         if len(found) < len(grads):
@@ -186,9 +192,7 @@ class HostCapture(Capture):
             new = out
         return np.subtract(new, self._rows["param"][here], out=out)
 
-    def _pick(
-        self, sources: Sequence[Source], *, divisor: float | None = None, everywhere: bool = False
-    ) -> Floats:
+    def _pick(self, sources: Sequence[Source], *, divisor: float | None = None, everywhere: bool = False) -> Floats:
         """The chosen coordinates of these tensors: of all, or of those that have a gradient."""
         there = self._all.there if everywhere else self._now.there
         parts = []

@@ -8,19 +8,18 @@ import operator
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trajectory_tools.errors import BadArgument, RecordingFailed, TrajectoryError, UnknownName
-from trajectory_tools.recorder.capture import Capture
-from trajectory_tools.recorder.host_capture import HostCapture
-from trajectory_tools.recorder.selection import Selection
+from trajectory_tools.recorder.capture import Capture, Captured
+from trajectory_tools.recorder.compiled import uncompiled
 from trajectory_tools.recorder.description import (
     checked_info,
     describe_change,
@@ -29,10 +28,15 @@ from trajectory_tools.recorder.description import (
     describe_optimizer,
     describe_parameters,
 )
-from trajectory_tools.recorder.names import name_parameters
+from trajectory_tools.recorder.host_capture import HostCapture
+from trajectory_tools.recorder.names import Named, Names, name_parameters, named_of
+from trajectory_tools.recorder.ranks import Agreement, is_sharded, process_rank
 from trajectory_tools.recorder.scalars import Pending, ScalarLog, as_number
+from trajectory_tools.recorder.scaler import unwatch, watch
 from trajectory_tools.recorder.schedule import Schedule
 from trajectory_tools.recorder.schedule import every as every_n
+from trajectory_tools.recorder.selection import Selection
+from trajectory_tools.recorder.together import Joint
 from trajectory_tools.recorder.warning import warn
 from trajectory_tools.store.metadata import read_metadata
 from trajectory_tools.store.schema import VALUE_COLUMNS
@@ -40,6 +44,9 @@ from trajectory_tools.store.session import IfExists, Session
 from trajectory_tools.symmetry import SymmetryGroup
 
 __all__ = ["Recorder"]
+
+OPTIMIZER_FILE = Optimizer.profile_hook_step.__code__.co_filename
+"""Where the function lies that calls the hooks."""
 
 
 class Recorder:
@@ -55,8 +62,11 @@ class Recorder:
 
     Args:
         path: the run folder to make.
-        model: where the parameters' names come from: a module, (name, tensor) pairs, or None for ``group0.0`` and on.
-        optimizer: any ``torch.optim.Optimizer``; what is recorded are the parameters that it holds.
+        model: where the parameters' names come from: a module, (name, tensor) pairs, or None for what the optimizer was
+            given, or ``group0.0`` and on.
+        optimizer: any ``torch.optim.Optimizer``; what is recorded are the parameters that it holds. Several, as a list,
+            are recorded as one: a step is a round in which each of them makes one. None for an optimizer of another
+            kind: then put each of its steps into ``with rec.step():``.
         every: record the tensors of every n-th step. Scalars are recorded at every step.
         schedule: instead of ``every``, a callable from the step number to a bool: ``at([0, 10])``, ``logarithmic(10)``.
         save: which of ``param`` (θ_t), ``grad`` (as the optimizer used it), ``update`` (θ_{t+1} − θ_t).
@@ -76,6 +86,9 @@ class Recorder:
         compression: ``zstd``; ``none``: faster and larger; ``auto``: none while the training would have to wait.
         queue_bytes: how much may wait in memory to be written (256 MB); when it is full, the training waits.
         run_id: the run's id; a fresh one unless told.
+        ranks: where several processes train one model: ``first``, rank 0 records and looks now and then whether the
+            others hold the same parameters; or ``all``, each records, into a folder of its own. Where each rank holds
+            a shard (FSDP2), each records it, into ``rank-0``, ``rank-1``, ... below the folder.
 
     Raises:
         OutputExists, RunBusy, BadArgument, UnknownName: from the constructor and ``attach``.
@@ -86,8 +99,8 @@ class Recorder:
     def __init__(
         self,
         path: str | Path,
-        model: nn.Module | Iterable[tuple[str, Tensor]] | None,
-        optimizer: Optimizer,
+        model: Names | None,
+        optimizer: Optimizer | Sequence[Optimizer] | None,
         *,
         every: int = 1,
         schedule: Schedule | None = None,
@@ -107,9 +120,11 @@ class Recorder:
         compression: str = "auto",
         queue_bytes: int | None = None,
         run_id: str | None = None,
+        ranks: Literal["first", "all"] = "first",
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise BadArgument(f"a torch.optim.Optimizer is needed, found {type(optimizer).__name__}")
+        optimizers = _checked_optimizers(optimizer)
+        if ranks not in ("first", "all"):
+            raise BadArgument(f"ranks is 'first' or 'all', found {ranks!r}")
         if schedule is not None and every != 1:
             raise BadArgument("give either every or schedule, found both")
         if schedule is not None and not callable(schedule):
@@ -130,12 +145,22 @@ class Recorder:
         self.stats = bool(stats)
         self.selection = Selection(match, subsample, projection, selection_seed)
         self.steps_seen = 0
-        self._model = model if isinstance(model, nn.Module) or model is None else list(model)
-        self._optimizer = optimizer
+        is_source = isinstance(model, nn.Module | Mapping) or model is None or callable(model)
+        self._model: Names | None = model if is_source else list(model)  # type: ignore[arg-type]
+        self._optimizers = optimizers
+        self._optimizer = optimizers[0] if optimizers else None
         self._start_step = start_step
         self._session_options: dict[str, Any] = {"if_exists": if_exists, "compression": compression, "run_id": run_id}
         self._session_options |= {} if queue_bytes is None else {"queue_bytes": queue_bytes}
         self._scan()
+        rank, _ = process_rank()
+        if is_sharded(self._capture.tensors):
+            label = f"{label if label is not None else self.path.name} rank {rank}"
+            self.path /= f"rank-{rank}"
+            self._session_options["rank"] = rank
+            ranks = "all"
+        self._records = rank == 0 or ranks == "all"
+        self._agreement = Agreement(str(path)) if ranks == "first" else None
         groups = [g if isinstance(g, SymmetryGroup) else SymmetryGroup.from_json(g) for g in symmetries]
         shapes = {parameter["name"]: parameter["shape"] for parameter in self._parameters}
         self._description = {
@@ -149,6 +174,7 @@ class Recorder:
         self._attached_once = False
         self._error: BaseException | None = None
         self._frame: FrameType | None = None  # of the optimizer's step that is under way
+        self._round: dict[int, Captured | None] = {}  # what the optimizers have made of the current step
 
     def __repr__(self) -> str:
         values = sum(parameter["numel"] for parameter in self._parameters)
@@ -162,6 +188,25 @@ class Recorder:
         """Open the run folder and begin to record."""
         if self._session is not None:
             raise BadArgument(f"the recorder of {self.path} is attached already")
+        self._process = os.getpid()
+        self._attached_once = True
+        self._deaf = False  # whether it was said that nothing is logged any more
+        if self._records:
+            self._open()
+        else:
+            self._step = self._first_step = self._start_step or 0
+        self._hooks = []
+        for optimizer in self._optimizers:
+            self._hooks += [
+                optimizer.register_step_pre_hook(uncompiled(self._guarded(self._before_step))),
+                optimizer.register_step_post_hook(uncompiled(self._guarded(self._after_step))),
+            ]
+        watch(self)
+        atexit.register(self._close_at_exit)
+        return self
+
+    def _open(self) -> None:
+        """Open the run folder."""
         earlier: dict[str, Any] = {}
         if self._session_options["if_exists"] == "resume":
             with contextlib.suppress(TrajectoryError):  # what is wrong with the folder, the session says
@@ -186,15 +231,34 @@ class Recorder:
         if earlier:
             self._compare_with(earlier)
         self._scalars = ScalarLog(self._session.writer.put_scalars)
-        self._process = os.getpid()
-        self._attached_once = True
-        self._deaf = False  # whether it was said that nothing is logged any more
-        self._hooks = [
-            self._optimizer.register_step_pre_hook(self._guarded(self._before_step)),
-            self._optimizer.register_step_post_hook(self._guarded(self._after_step)),
-        ]
-        atexit.register(self._close_at_exit)
-        return self
+
+    @contextlib.contextmanager
+    def step(
+        self,
+        named_parameters: Names | Mapping[str, Tensor] | None = None,
+        *,
+        grads: Mapping[str, Tensor] | None = None,
+        lr: float | Tensor | None = None,
+    ) -> Iterator[None]:
+        """Record what the block does as one step: for optimizers that are no ``torch.optim.Optimizer``.
+
+        ``named_parameters`` are those of the recorder's model unless told: a module, a mapping, (name, tensor) pairs,
+        or a function that gives pairs. All but pairs are read again after the block, which may put new tensors in
+        place of the old. ``grads``: name → gradient, where they are not in ``.grad``. A block that raises is not
+        recorded.
+        """
+        if self._optimizers:
+            raise BadArgument("step() is for a Recorder without optimizer; it records its optimizer's steps by itself")
+        if not self._attached_once:
+            raise BadArgument(f"cannot record into {self.path} yet; call attach() first, or use `with Recorder(...)`")
+        source = self._model if named_parameters is None else named_parameters
+        if source is None:
+            raise BadArgument("no parameters to record: give step() a module, or (name, tensor) pairs")
+        if not isinstance(source, nn.Module | Mapping) and not callable(source):
+            source = list(source)
+        self._try(self._before_block, source, grads)
+        yield
+        self._try(self._after_block, source, lr)
 
     def log(self, **scalars: float | Tensor) -> None:
         """Note scalars of this iteration: numbers or one-element tensors; one on a GPU is not waited for.
@@ -209,7 +273,7 @@ class Recorder:
             return
         if self._session is not None:
             self._scalars.log(scalars)
-        elif not self._deaf:
+        elif self._records and not self._deaf:
             self._deaf = True
             warn(f"what is logged into {self.path} after close() is not recorded; log before it")
 
@@ -231,12 +295,18 @@ class Recorder:
             error.add_note(str(failure))  # the training's own exception must stay the one that is seen
 
     def _close(self, status: str, error: str | None = None) -> None:
-        session, self._session = self._session, None
-        if session is None or os.getpid() != self._process:
+        if not self._attached_once or os.getpid() != self._process:
             return
-        atexit.unregister(self._close_at_exit)
+        unwatch(self)
         for hook in self._hooks:
             hook.remove()
+        self._hooks = []
+        atexit.unregister(self._close_at_exit)
+        if self._session is not None and self._round and self._error is None:
+            self._try(self._end_round)
+        session, self._session = self._session, None
+        if session is None:
+            return
         self._frame = None
         try:
             self._scalars.close()
@@ -246,8 +316,13 @@ class Recorder:
             warn(
                 f"no step was recorded into {self.path}, though values were logged, for its"
                 f" {type(self._optimizer).__name__} made none; give the Recorder the optimizer that the loop steps"
+                if self._optimizers
+                else f"no step was recorded into {self.path}, though values were logged; put each one into `rec.step()`"
             )
         outcome: dict[str, Any] = {"first_step": self._first_step, "n_steps": self._step - self._first_step}
+        if self._agreement is not None and self._agreement.world > 1:
+            self._agreement.compare()
+            outcome["ranks"] = self._agreement.outcome()
         if problem := str(self._error) if self._error else error:
             outcome["error"] = problem
         session.close("failed" if self._error else status, **outcome)
@@ -259,7 +334,7 @@ class Recorder:
         self._close(*_outcome(error))
 
     def _described_optimizer(self) -> dict[str, Any]:
-        return describe_optimizer(self._optimizer) | self._description.get("optimizer", {})
+        return describe_optimizer(*self._optimizers) | self._description.get("optimizer", {})
 
     def _compare_with(self, earlier: dict[str, Any]) -> None:
         """Say that the run goes on with another optimizer, and note with each session which one it had."""
@@ -278,101 +353,220 @@ class Recorder:
             self._session.update()
 
     def _scan(self) -> None:
-        """Find the parameters that the optimizer holds now."""
-        named = name_parameters(self._model, self._optimizer)
+        """Find the parameters that the optimizers hold now, or the model where there is none."""
+        if self._optimizers:
+            self._take(name_parameters(self._model, self._optimizers))
+        else:
+            self._take(named_of(self._model) if self._model is not None else [])
+        self._held = _held(self._optimizers)
+
+    def _take(self, named: Sequence[Named]) -> None:
+        """Record these parameters from now on."""
+        self._capture = self._captured(named)
+        self._captures = [self._capture]
+        if len(self._optimizers) > 1:  # a parameter belongs to the first one that holds it
+            left = {id(each.tensor): each for each in named}
+            shares = [[left.pop(key) for key in _ids(optimizer) if key in left] for optimizer in self._optimizers]
+            self._captures = [self._captured(share, self._capture.counts) for share in shares]
+            self._joint = Joint(self._capture.layout)
+        self._named = self._parameters = describe_parameters(named)
+        if self.selection:
+            self._parameters = [p | {"recorded": self._capture.counts.get(p["name"], 0)} for p in self._named]
+
+    def _captured(self, named: Sequence[Named], counts: Mapping[str, int] | None = None) -> Capture:
         on_host = all(parameter.tensor.device.type == "cpu" for parameter in named)
         kind = HostCapture if on_host else Capture
-        self._capture: Capture = kind(named, self.save, stats=self.stats, selection=self.selection)
-        self._parameters = describe_parameters(named)
-        if self.selection:
-            self._parameters = [p | {"recorded": self._capture.counts.get(p["name"], 0)} for p in self._parameters]
-        self._held = _held(self._optimizer)
+        return kind(named, self.save, stats=self.stats, selection=self.selection, counts=counts)
 
     def _guarded(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         """The hook, such that a fault of the recorder ends the recording and not the training."""
 
         def guarded(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-            if self._error is not None or os.getpid() != self._process:
-                return None
-            try:
-                return hook(sys._getframe(1), args, kwargs)
-            except Exception as error:
-                self._error = error
-                # Where warnings are errors, the writer's own warning is what was caught.
-                said = isinstance(error, RuntimeWarning) and self._session is not None and self._session.writer.error
-                warn(
-                    str(error)
-                    if said
-                    else f"recording into {self.path} stopped: {error}; the training goes on unrecorded"
-                )
-                return None
+            return self._try(hook, optimizer, _frame_of_step(), args, kwargs)
 
         return guarded
 
-    def _before_step(self, frame: FrameType, args: Any, kwargs: Any) -> Any:
+    def _try(self, do: Callable[..., Any], *args: Any) -> Any:
+        """Do it, such that a fault of the recorder ends the recording and not the training."""
+        if self._error is not None or os.getpid() != self._process:
+            return None
+        try:
+            return do(*args)
+        except Exception as error:
+            self._error = error
+            # Where warnings are errors, the writer's own warning is what was caught.
+            said = isinstance(error, RuntimeWarning) and self._session is not None and self._session.writer.error
+            warn(
+                str(error) if said else f"recording into {self.path} stopped: {error}; the training goes on unrecorded"
+            )
+            return None
+
+    def _before_step(self, optimizer: Optimizer, frame: FrameType, args: Any, kwargs: Any) -> Any:
         if self._frame is not None and _is_below(self._frame, frame):
             return None  # a subclass's step has called its parent's: one step, not two
         self._frame = frame
         start = time.perf_counter()
-        assert self._session is not None
-        if _held(self._optimizer) != self._held:
+        self._stepped = True
+        _refuse_graph_capture(self._capture.tensors)
+        if _held(self._optimizers) != self._held:
+            self._end_round()
             self._scan()
-            self._session.update(params=self._parameters, optimizer=self._described_optimizer())
-        self._recording = bool(self.save and self.schedule(self._step)) and self._session.writer.error is None
-        self._evaluations = 0
-        self._loss: Any = None
-        self._capturing = self._recording or (self.stats and self._session.writer.error is None)
-        if self._capturing:
-            self._capture.before(record=self._recording)
+            if self._session is not None:
+                self._session.update(params=self._parameters, optimizer=self._described_optimizer())
+        self._place = self._optimizers.index(optimizer)
+        if self._place in self._round:
+            self._end_round()
+        self._begin()
         closure, arguments = _with_closure(args, kwargs, self._watched)
         if self._capturing and closure is None:
             # A fused optimizer under a GradScaler divides by the scale itself.
-            self._capture.gradients(getattr(self._optimizer, "grad_scale", None))
-        self._record_seconds = time.perf_counter() - start
+            self._captures[self._place].gradients(getattr(optimizer, "grad_scale", None))
+        self._record_seconds += time.perf_counter() - start
         return arguments
+
+    def _begin(self) -> None:
+        """Before the optimizer at ``_place`` makes its part of a step: copy θ_t."""
+        if not self._round:
+            self._record_seconds = 0.0
+            self._evaluations = 0
+            self._skipped: Any = False
+            self._loss: Any = None
+            if self._agreement is not None:
+                self._agreement.look(self._step, self._capture.tensors)
+                if self._agreement.differs is not None and not self._deaf:
+                    self._deaf = True
+                    step, other = self._agreement.differs
+                    warn(f"rank {other} held other parameters than rank 0 at step {step}; recorded are those of rank 0")
+            writing = self._session is not None and self._session.writer.error is None
+            self._recording = bool(writing and self.save and self.schedule(self._step))
+            self._capturing = self._recording or (writing and self.stats)
+        if self._capturing:
+            self._captures[self._place].before(record=self._recording)
 
     def _watched(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure, such that the gradient and the loss of its first evaluation are seen."""
+        first = True
 
         def watched() -> Any:
+            nonlocal first
             loss = closure()
             self._evaluations += 1
-            if self._evaluations == 1:
-                start = time.perf_counter()
-                with contextlib.suppress(BadArgument):  # a closure may return anything
-                    self._loss = None if loss is None else as_number("loss", loss)
-                if self._capturing:
-                    self._capture.gradients()
-                self._record_seconds += time.perf_counter() - start
+            if first:
+                first = False
+                self._try(self._see_evaluation, loss)
             return loss
 
         return watched
 
-    def _after_step(self, frame: FrameType, args: Any, kwargs: Any) -> None:
+    def _see_evaluation(self, loss: Any) -> None:
+        start = time.perf_counter()
+        with contextlib.suppress(BadArgument):  # a closure may return anything
+            self._loss = None if loss is None else as_number("loss", loss)
+        if self._capturing:
+            self._captures[self._place].gradients()
+        self._record_seconds += time.perf_counter() - start
+
+    def _after_step(self, optimizer: Optimizer, frame: FrameType, args: Any, kwargs: Any) -> None:
         if frame is not self._frame:
             return
         self._frame = None
-        assert self._session is not None
         start = time.perf_counter()
+        dropped = getattr(optimizer, "found_inf", None)  # set by a GradScaler for a fused optimizer
+        if dropped is not None:
+            self._skipped = as_number("skipped", dropped)
+        self._end(start)
+
+    def before_scaler_step(self, scaler: Any, optimizer: Optimizer) -> None:
+        """A GradScaler begins to decide whether the optimizer makes a step."""
+        if any(each is optimizer for each in self._optimizers):
+            self._stepped = False
+
+    def after_scaler_step(self, scaler: Any, optimizer: Optimizer) -> None:
+        """A step that it dropped is one in which nothing moved."""
+        if any(each is optimizer for each in self._optimizers) and not self._stepped:
+            self._try(self._record_skipped, optimizer)
+
+    def _record_skipped(self, optimizer: Optimizer) -> None:
+        start = time.perf_counter()
+        self._place = self._optimizers.index(optimizer)
+        if self._place in self._round:
+            self._end_round()
+        self._begin()
         if self._capturing:
-            rows, stats = self._capture.after(self._step)
-            if rows is not None:
-                self._session.writer.put_tensors(rows)
-            if stats is not None:
-                self._session.writer.put_stats(stats)
-        dropped = getattr(self._optimizer, "found_inf", None)  # set by a GradScaler for a fused optimizer
-        row = {
-            "step": self._step,
-            "loss": self._loss,
-            **_learning_rates(self._optimizer.param_groups),
-            "wall_time": time.time(),
-            "record_seconds": self._record_seconds + time.perf_counter() - start,
-            "skipped": False if dropped is None else as_number("skipped", dropped),
-            "n_evals": max(self._evaluations, 1),
-        }
-        self._scalars.step(row)
+            self._captures[self._place].gradients()
+        self._skipped = True
+        self._end(start)
+
+    def _before_block(self, source: Any, grads: Mapping[str, Tensor] | None) -> None:
+        start = time.perf_counter()
+        named = named_of(source)
+        if describe_parameters(named) != self._named:
+            self._take(named)
+            if self._session is not None:
+                self._session.update(params=self._parameters)
+        names = [parameter["name"] for parameter in self._parameters]
+        self._in_block = {each.name: each.tensor for each in named}
+        self._capture.tensors = [self._in_block[name] for name in names]
+        _refuse_graph_capture(self._capture.tensors)
+        self._place = 0
+        self._begin()
+        if self._capturing:
+            self._capture.gradients(given=None if grads is None else [grads.get(name) for name in names])
+        self._record_seconds += time.perf_counter() - start
+
+    def _after_block(self, source: Any, lr: float | Tensor | None) -> None:
+        start = time.perf_counter()
+        after = self._in_block if isinstance(source, list) else {each.name: each.tensor for each in named_of(source)}
+        self._capture.tensors = [after[parameter["name"]] for parameter in self._parameters]
+        self._end(start, {} if lr is None else {"lr": as_number("lr", lr)})
+
+    def _end(self, start: float, rates: dict[str, float | Pending] | None = None) -> None:
+        """After the optimizer at ``_place`` has made its part of the step; the last one's part ends it."""
+        self._round[self._place] = self._captures[self._place].after(self._step) if self._capturing else None
+        self._record_seconds += time.perf_counter() - start
+        if len(self._round) == len(self._captures):
+            self._end_round(rates)
+
+    def _end_round(self, rates: dict[str, float | Pending] | None = None) -> None:
+        """Hand over the step that the optimizers have made; one that took no part in it was at rest."""
+        if not self._round:
+            return
+        start = time.perf_counter()
+        parts, self._round = self._round, {}
+        if self._session is not None:
+            if self._capturing:
+                found = [
+                    parts.get(i) or capture.at_rest(self._step, self._recording)
+                    for i, capture in enumerate(self._captures)
+                ]
+                rows, stats = found[0] if len(found) == 1 else self._joint.step(self._step, found)
+                if rows is not None:
+                    self._session.writer.put_tensors(rows)
+                if stats is not None:
+                    self._session.writer.put_stats(stats)
+            groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+            row = {
+                "step": self._step,
+                "loss": self._loss,
+                **(_learning_rates(groups) if rates is None and groups else rates or {}),
+                "wall_time": time.time(),
+                "record_seconds": self._record_seconds + time.perf_counter() - start,
+                "skipped": self._skipped,
+                "n_evals": max(self._evaluations, 1),
+            }
+            self._scalars.step(row)
         self._step += 1
         self.steps_seen += 1
+
+
+def _checked_optimizers(given: Any) -> tuple[Optimizer, ...]:
+    optimizers = [given] if isinstance(given, Optimizer) else () if given is None else given
+    if not isinstance(optimizers, Sequence) or (given is not None and not optimizers):
+        raise BadArgument(f"a torch.optim.Optimizer is needed, or several, found {type(given).__name__}")
+    for each in optimizers:
+        if not isinstance(each, Optimizer):
+            raise BadArgument(f"a torch.optim.Optimizer is needed, found {type(each).__name__}")
+    return tuple(optimizers)
 
 
 def _learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float | Pending]:
@@ -397,10 +591,33 @@ def _outcome(error: BaseException | None) -> tuple[str, str | None]:
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", f"{type(error).__name__}: {error}"
 
 
-def _held(optimizer: Optimizer) -> list[tuple[int, torch.Size, torch.dtype, torch.device]]:
-    """What tells that the optimizer's parameters are still the same: those named in run.json, as it says."""
-    tensors = (tensor for group in optimizer.param_groups for tensor in group["params"])
+def _held(optimizers: Sequence[Optimizer]) -> list[tuple[int, torch.Size, torch.dtype, torch.device]]:
+    """What tells that the optimizers' parameters are still the same: those named in run.json, as it says."""
+    tensors = (tensor for optimizer in optimizers for group in optimizer.param_groups for tensor in group["params"])
     return [(id(tensor), tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+
+
+def _ids(optimizer: Optimizer) -> list[int]:
+    return [id(tensor) for group in optimizer.param_groups for tensor in group["params"]]
+
+
+def _refuse_graph_capture(tensors: Sequence[Tensor]) -> None:
+    """Raise where the step is being captured into a CUDA graph, before anything of ours gets into it."""
+    if any(tensor.device.type == "cuda" for tensor in tensors) and torch.cuda.is_current_stream_capturing():
+        raise TrajectoryError(
+            "the optimizer's step is being captured into a CUDA graph, whose replays call no hook, so none of its steps"
+            " can be recorded; capture only the model (forward and backward), or step without a graph"
+        )
+
+
+def _frame_of_step() -> FrameType:
+    """The frame of ``Optimizer.step``'s wrapper, which has called our hook, be it through torch.compile."""
+    frame = caller = sys._getframe(2)
+    while frame.f_code.co_filename != OPTIMIZER_FILE:
+        if frame.f_back is None:
+            return caller
+        frame = frame.f_back
+    return frame
 
 
 def _is_below(frame: FrameType, top: FrameType | None) -> bool:
