@@ -146,11 +146,11 @@ def record(
     from trajectory_tools.experiments.recording import Experiment
     from trajectory_tools.problems import make_problem
 
+    given = free_options(ctx.args)
+    problem_options, optimizer_given = _assigned(problem, optimizer, given)
     refuse_options(ctx, OF_SCRIPTS, f"{problem} is a built-in problem")
     if own is not None:
         raise BadArgument(f"{problem} is a built-in problem, whose options stand before --; leave out the --")
-    given = free_options(ctx.args)
-    problem_options, optimizer_given = _assigned(problem, optimizer, given)
     made = make_problem(problem, **problem_options)
     output = output or Path("runs") / f"{problem}-{optimizer}"
     folders = _folders(output, seed, seeds, steps, force)
@@ -196,7 +196,13 @@ def _was_given(ctx: typer.Context, name: str) -> bool:
 
 def _is_script(target: str) -> bool:
     """Whether this names a script: a path, be there such a file or not."""
-    return target.endswith((".py", ".pyw")) or "/" in target or os.sep in target or Path(target).is_file()
+    return (
+        target.endswith((".py", ".pyw"))
+        or "/" in target
+        or os.sep in target
+        or Path(target).is_file()
+        or Path(target, "__main__.py").is_file()
+    )
 
 
 def _problem_first(words: Sequence[str]) -> str:

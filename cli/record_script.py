@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -61,6 +62,8 @@ def record_script(
     folder = folder.absolute()  # a script may change its working directory
     observer = Observer(folder, options, index=index, say=_say)
     observer.watch()
+    if sys.excepthook.__module__.startswith("typer"):
+        sys.excepthook = sys.__excepthook__
     script.run(at_end=lambda error: _tell(observer, output or folder, error))
 
 

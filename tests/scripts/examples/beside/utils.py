@@ -6,7 +6,7 @@ import torch
 
 def seed_everything():
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
+    np.random.seed(0)
     torch.manual_seed(0)
 
 
