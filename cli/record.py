@@ -1,8 +1,9 @@
-"""``traj record``: record a built-in problem."""
+"""``traj record``: record a training script, or a built-in problem."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.core import TyperCommand
 from trajectory_tools.cli.arguments import Force, Json
 from trajectory_tools.cli.free_options import free_options, print_options
 from trajectory_tools.cli.output import next_command, print_json, progress, say
+from trajectory_tools.cli.record_script import OF_PROBLEMS, OF_SCRIPTS, SCRIPT_ARGUMENTS, record_script, refuse_options
 from trajectory_tools.errors import BadArgument, OutputExists, UnknownName
 
 if TYPE_CHECKING:
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 class RecordCommand(TyperCommand):
     """Lists the problems and optimizers, with the options of each, below the help; nothing loads them before."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse ours; what stands after ``--`` is the script's own, and left as it is."""
+        end = args.index("--") if "--" in args else len(args)
+        ctx.meta[SCRIPT_ARGUMENTS] = args[end + 1 :] if end < len(args) else None
+        return super().parse_args(ctx, args[:end])
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
@@ -35,16 +43,55 @@ class RecordCommand(TyperCommand):
 
 def record(
     ctx: typer.Context,
-    problem: Annotated[str, typer.Argument(help="What to train: one of the problems below.", show_default=False)],
-    optimizer: Annotated[str, typer.Option(help="What to train it with: one of the optimizers below.")] = "adam",
-    lr: Annotated[
-        str | None, typer.Option(help="Learning rate; `tune` chooses one of ten from 1e-4 to 3 first.")
+    problem: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SCRIPT|PROBLEM",
+            help="A Python script, run as `python SCRIPT` runs it; or one of the problems below.",
+            show_default=False,
+        ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="How many steps to train.")] = 200,
-    seed: Annotated[int, typer.Option(help="The seed, or the first of several.")] = 0,
-    seeds: Annotated[int, typer.Option(help="How many seeds; several runs go into seed-0, seed-1, ...")] = 1,
+    module: Annotated[
+        str | None,
+        typer.Option("--module", "-m", help="Run a module, as `python -m` does.", rich_help_panel=OF_SCRIPTS),
+    ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Only parameters in whose name this is found, such as '^head'.",
+            rich_help_panel=OF_SCRIPTS,
+        ),
+    ] = None,
+    optimizer_index: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Only this optimizer, counted from 0 by their first steps. (default: each, in optimizer-0, ...)",
+            rich_help_panel=OF_SCRIPTS,
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str,
+        typer.Option(help="What to train it with: one of the optimizers below.", rich_help_panel=OF_PROBLEMS),
+    ] = "adam",
+    lr: Annotated[
+        str | None,
+        typer.Option(
+            help="Learning rate; `tune` chooses one of ten from 1e-4 to 3 first.", rich_help_panel=OF_PROBLEMS
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="How many steps to train.", rich_help_panel=OF_PROBLEMS)] = 200,
+    seed: Annotated[int, typer.Option(help="The seed, or the first of several.", rich_help_panel=OF_PROBLEMS)] = 0,
+    seeds: Annotated[
+        int,
+        typer.Option(help="How many seeds; several runs go into seed-0, seed-1, ...", rich_help_panel=OF_PROBLEMS),
+    ] = 1,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The run folder to make. (default: runs/PROBLEM-OPTIMIZER)")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The run folder to make. (default: runs/SCRIPT, or runs/PROBLEM-OPTIMIZER)"
+        ),
     ] = None,
     label: Annotated[
         str | None, typer.Option(help="What to call the run in figures. (default: the folder's name)")
@@ -59,7 +106,13 @@ def record(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Train a built-in problem and record every step.
+    """Train, and record every step: of your own script, unchanged, or of a built-in problem.
+
+    `traj record train.py -o runs/mine -- --epochs 1`  (after `--`: the script's own arguments)
+
+    `traj record -m package.train -o runs/mine --every 10 --match weight`
+
+    `torchrun --nproc-per-node 2 -m trajectory_tools.cli.main record train.py -o runs/mine`
 
     `traj record digits-mlp --optimizer adam --lr tune --seeds 3 -o runs/adam`
 
@@ -67,14 +120,38 @@ def record(
 
     `traj record mnist-mlp --data-dir data/mnist --hidden 100,100 --batch-norm -o runs/mnist`
     """
+    own: list[str] | None = ctx.meta[SCRIPT_ARGUMENTS]
+    if problem is not None and problem.startswith("-"):
+        raise BadArgument(_problem_first([problem, *ctx.args]))
+    if module is not None or (problem is not None and _is_script(problem)):
+        record_script(
+            ctx,
+            problem,
+            own or [],
+            module=module,
+            output=output,
+            index=optimizer_index,
+            options={
+                "every": every,
+                "schedule": _schedule(every, at, per_decade, None),
+                "save": _columns(save),
+                "match": match,
+                "label": label,
+                "if_exists": "replace" if force else "error",
+                "compression": compression if _was_given(ctx, "compression") else "auto",
+            },
+        )
+    if problem is None:
+        raise BadArgument("nothing to record; type `traj record train.py`, or `traj record digits-mlp`")
     from trajectory_tools.experiments.recording import Experiment
     from trajectory_tools.optimizers import OPTIMIZERS
     from trajectory_tools.problems import make_problem
 
-    if problem.startswith("-"):
-        raise BadArgument(_problem_first([problem, *ctx.args]))
     given = free_options(ctx.args)
     problem_options, optimizer_given = _assigned(problem, optimizer, given)
+    refuse_options(ctx, OF_SCRIPTS, f"{problem} is a built-in problem")
+    if own is not None:
+        raise BadArgument(f"{problem} is a built-in problem, whose options stand before --; leave out the --")
     made = make_problem(problem, **problem_options)
     output = output or Path("runs") / f"{problem}-{optimizer}"
     folders = _folders(output, seed, seeds, steps, force)
@@ -114,6 +191,22 @@ def record(
     next_command("traj", "report", output, "-o", "report.html")
 
 
+def _was_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _is_script(target: str) -> bool:
+    """Whether this names a script: a path, be there such a file or not."""
+    return (
+        target.endswith((".py", ".pyw"))
+        or "/" in target
+        or os.sep in target
+        or Path(target).is_file()
+        or Path(target, "__main__.py").is_file()
+    )
+
+
 def _problem_first(words: Sequence[str]) -> str:
     """What to type instead, where an option stands before the problem's name."""
     from trajectory_tools.problems import PROBLEMS
@@ -128,11 +221,6 @@ def _assigned(problem: str, optimizer: str, given: Mapping[str, str]) -> tuple[d
     from trajectory_tools.optimizers import OPTIMIZERS, optimizer_options
     from trajectory_tools.problems import PROBLEMS
 
-    if problem not in PROBLEMS and Path(problem).is_file():
-        raise BadArgument(
-            f"{problem!r} is a file, and traj record trains built-in problems ({', '.join(PROBLEMS)});"
-            " put a Recorder into your script: `with Recorder(path, model, optimizer) as rec:` around its loop"
-        )
     if problem not in PROBLEMS:
         raise UnknownName("problem", problem, PROBLEMS)
     of_problem = {option.name for option in PROBLEMS[problem].listing()}
@@ -204,7 +292,7 @@ def _remove_other_seeds(output: Path, folders: Iterable[Path]) -> None:
             remove_run(path)
 
 
-def _schedule(every: int, at: str | None, per_decade: int | None, steps: int) -> Schedule | None:
+def _schedule(every: int, at: str | None, per_decade: int | None, steps: int | None) -> Schedule | None:
     chosen = {"--every": every != 1, "--at": at is not None, "--per-decade": per_decade is not None}
     if sum(chosen.values()) > 1:
         flags = " and ".join(flag for flag, is_chosen in chosen.items() if is_chosen)
@@ -219,11 +307,13 @@ def _schedule(every: int, at: str | None, per_decade: int | None, steps: int) ->
     return None if at is None else schedule.at(_steps_at(at, steps))
 
 
-def _steps_at(at: str, steps: int) -> list[int]:
+def _steps_at(at: str, steps: int | None) -> list[int]:
     try:
         chosen = [int(step) for step in at.split(",")]
     except ValueError as error:
         raise BadArgument(f"--at is {at!r}; give step numbers separated by commas, such as 0,10,100") from error
+    if steps is None:
+        return chosen
     if min(chosen) < 0 or max(chosen) >= steps:
         raise BadArgument(
             f"--at is {at!r}, and the {steps:,} steps are numbered 0 to {steps - 1:,}; give some of these"

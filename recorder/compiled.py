@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._compile import _disable_dynamo
 
 from trajectory_tools.recorder.warning import warn
 
@@ -20,7 +21,7 @@ def uncompiled(hook: Hook) -> Hook:
     There, calling it would end the training with an error of torch.compile's; so the step is not seen, and a warning
     says so.
     """
-    as_it_is = torch.compiler.disable(hook)
+    as_it_is = _disable_dynamo(hook)  # torch.compiler.disable, but for importing the half of torch that compiles
 
     def called(optimizer: Any, args: Any, kwargs: Any) -> Any:
         if torch.compiler.is_dynamo_compiling() and _in_one_graph():
@@ -30,7 +31,6 @@ def uncompiled(hook: Hook) -> Hook:
     return called
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _in_one_graph() -> bool:
     """Whether what is being compiled may not be interrupted; asked while it is being compiled."""
     try:
@@ -45,3 +45,6 @@ def _in_one_graph() -> bool:
             " graph; compile it without fullgraph"
         )
     return one_graph
+
+
+_in_one_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compiler.assume_constant_result

@@ -184,6 +184,33 @@ class Recorder:
             f" {self.schedule!r}, {self._capture.bytes_per_step / 1e6:.3g} MB a step, {self.steps_seen:,} steps so far>"
         )
 
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """Those whose steps are recorded."""
+        return self._optimizers
+
+    @property
+    def parameters(self) -> list[dict[str, Any]]:
+        """The parameters that are recorded, as run.json lists them."""
+        return self._parameters
+
+    @property
+    def records(self) -> bool:
+        """Whether this process records; beside rank 0 the ranks of one training do not."""
+        return self._records
+
+    @property
+    def is_stepping(self) -> bool:
+        """Whether an optimizer's step is under way in the caller's stack."""
+        return self._frame is not None and _is_below(self._frame, sys._getframe(1))
+
+    def keep_last(self, optimizer: Optimizer) -> None:
+        """Move our hooks behind those that were registered since, whose effect belongs to the step. Not in a hook."""
+        for hook in self._hooks:
+            hooks = hook.hooks_dict_ref()
+            if hook.id in (hooks or ()) and next(reversed(hooks)) != hook.id:
+                hooks.move_to_end(hook.id)
+
     def attach(self) -> Self:
         """Open the run folder and begin to record."""
         if self._session is not None:

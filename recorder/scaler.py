@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import wraps
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch.amp.grad_scaler import GradScaler
-from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 __all__ = ["Watcher", "unwatch", "watch"]
 
@@ -27,11 +29,10 @@ _original = GradScaler.step
 
 @wraps(_original)
 def _step(self: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-    watchers = tuple(_watchers)
-    for watcher in watchers:
+    for watcher in _watchers:  # one of them may add another
         watcher.before_scaler_step(self, optimizer)
     result = _original(self, optimizer, *args, **kwargs)
-    for watcher in watchers:
+    for watcher in tuple(_watchers):
         watcher.after_scaler_step(self, optimizer)
     return result
 

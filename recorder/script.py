@@ -97,6 +97,8 @@ class Script:
         sys.argv[:] = [self.target, *self.arguments]
         main = ModuleType("__main__")
         main.__dict__["__builtins__"] = sys.modules["builtins"]
+        if "__annotations__" in vars(sys.modules["__main__"]):  # not in every version of python
+            main.__annotations__ = {}
         file = str(Path(self.target).absolute())
         if self.is_module or Path(file).is_dir():
             compiled = self._find_module(main, folder)

@@ -1,0 +1,123 @@
+"""``traj record`` of a script or module that knows nothing of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from trajectory_tools.cli.output import next_command, say
+from trajectory_tools.errors import BadArgument, OutputExists, UnknownName
+
+if TYPE_CHECKING:
+    from trajectory_tools.recorder.observe import Observer
+
+__all__ = ["OF_PROBLEMS", "OF_SCRIPTS", "SCRIPT_ARGUMENTS", "record_script", "refuse_options"]
+
+OF_SCRIPTS = "Options for a script"
+OF_PROBLEMS = "Options for a built-in problem"
+COLUMNS = ("param", "grad", "update")
+COMPRESSIONS = ("auto", "zstd", "none")
+"""As the store has them, which is not imported here: NumPy looks at the environment that a script may set up."""
+SCRIPT_ARGUMENTS = "trajectory_tools.script_arguments"
+"""Where the context keeps what stands after ``--``."""
+
+
+def record_script(
+    ctx: typer.Context,
+    target: str | None,
+    arguments: Sequence[str],
+    *,
+    module: str | None,
+    output: Path | None,
+    index: int | None,
+    options: Mapping[str, Any],
+) -> NoReturn:
+    """Run the script as python would, recording every optimizer in it, and end as it ends."""
+    from trajectory_tools.recorder.observe import Observer
+    from trajectory_tools.recorder.script import Script
+
+    words = [*([] if module is None or target is None else [target]), *ctx.args]
+    if words:
+        raise BadArgument(
+            f"traj record has no option {words[0]}; the script's own arguments stand after --:"
+            f" traj record {shlex.join(_run_by(target, module))} ... -- {shlex.join([*words, *arguments])}"
+        )
+    refuse_options(ctx, OF_PROBLEMS, "a script says itself how it trains")
+    if ctx.params.get("json"):
+        raise BadArgument("--json is for built-in problems; what a script prints is its own")
+    script = Script(module or target or "", arguments, is_module=module is not None)
+    folder = output or Path("runs") / script.name
+    _check_options(options)
+    if (
+        options["if_exists"] == "error" and os.environ.get("RANK", "0") == "0"
+    ):  # rank 0 may have begun before the others
+        _refuse_runs_in(folder)
+    folder = folder.absolute()  # a script may change its working directory
+    observer = Observer(folder, options, index=index, say=_say)
+    observer.watch()
+    if sys.excepthook.__module__.startswith("typer"):
+        sys.excepthook = sys.__excepthook__
+    script.run(at_end=lambda error: _tell(observer, output or folder, error))
+
+
+def refuse_options(ctx: typer.Context, panel: str, why: str) -> None:
+    """Raise for an option of this panel that was given."""
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if getattr(parameter, "rich_help_panel", None) == panel and source is not None and source.name != "DEFAULT":
+            raise BadArgument(f"{parameter.opts[0]} cannot be given here: {why}")
+
+
+def _run_by(target: str | None, module: str | None) -> list[str]:
+    return [str(target)] if module is None else ["-m", module]
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """What can be found wrong before the script begins."""
+    for column in options["save"]:
+        if column not in COLUMNS:
+            raise UnknownName("column to save", column, COLUMNS)
+    if (every := options["every"]) < 1:
+        raise BadArgument(f"--every is {every}; give 1 or more")
+    if options["compression"] not in COMPRESSIONS:
+        raise UnknownName("compression", options["compression"], COMPRESSIONS)
+    try:
+        re.compile(options["match"] or "")
+    except re.error as error:
+        raise BadArgument(f"--match {options['match']!r} is no regular expression ({error})") from error
+
+
+def _refuse_runs_in(folder: Path) -> None:
+    from trajectory_tools.recorder.observe import runs_in
+
+    for path in runs_in(folder):
+        which = "" if path == folder else f" ({path.relative_to(folder)})"
+        raise OutputExists(
+            f"{folder} holds a run already{which}; choose another folder with -o, or replace it with --force"
+        )
+
+
+def _say(text: str) -> None:
+    say(f"traj: {text}")
+
+
+def _tell(observer: Observer, output: Path, error: BaseException | None) -> None:
+    """Close the runs, and say what was recorded, what was not, and what to type next."""
+    observed = observer.finish(error)
+    for run in observed:
+        path = os.path.relpath(run.path)
+        _say(
+            f"recorded {run.steps:,} steps of {run.optimizer} ({run.parameters:,} parameters, {run.values:,} values)"
+            f" in {run.path if path.startswith('..') else path}"
+        )
+    for why in observer.could_not:
+        _say(why)
+    if observed:
+        next_command("traj", "report", os.path.relpath(output.absolute()), "-o", "report.html")
