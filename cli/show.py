@@ -21,6 +21,7 @@ def show(
 
     from trajectory_tools.reports.described import hyperparameters, weights
     from trajectory_tools.run import open_run
+    from trajectory_tools.store.schema import TABLES
 
     opened = open_run(run, damaged="skip" if skip_damaged else "error")
     if json:
@@ -40,7 +41,9 @@ def show(
         "steps": opened.n_steps,
         "tensors at": opened.span,
         "saved": ", ".join(opened.columns),
-        "size": f"{opened.nbytes / 1e6:,.2f} MB in {len(opened.parts('tensors')) + len(opened.parts('scalars'))} parts",
+        **({"selected": str(opened.selection)} if opened.selection else {}),
+        "stats": "norms, extrema, zeros, non-finite of every step (run.stats())" if opened.parts("stats") else "none",
+        "size": f"{opened.nbytes / 1e6:,.2f} MB in {sum(len(opened.parts(table)) for table in TABLES)} parts",
         "symmetries": "; ".join(group.label for group in opened.symmetries) or "none declared",
         "sessions": len(metadata["sessions"]),
         "waited": f"{sum(entry.get('wait_seconds', 0.0) for entry in metadata['sessions']):.2f} s for the writer",
@@ -57,6 +60,11 @@ def show(
                 "shape": ["x".join(map(str, param["shape"])) or "scalar" for param in metadata["params"]],
                 "dtype": [param["dtype"] for param in metadata["params"]],
                 "values": [param["numel"] for param in metadata["params"]],
+                **(
+                    {"recorded": [param.get("recorded", param["numel"]) for param in metadata["params"]]}
+                    if opened.selection
+                    else {}
+                ),
                 "also": [", ".join(param["aliases"]) for param in metadata["params"]],
             }
         )

@@ -22,7 +22,9 @@ from trajectory_tools.errors import (
 from trajectory_tools.store.chunks import Chunk, read_chunks
 from trajectory_tools.store.metadata import RUN_FILE, read_metadata
 from trajectory_tools.store.parts import ADVICE, Part, committed_parts, read_manifest
-from trajectory_tools.store.schema import TABLES, VALUE_COLUMNS, scalars_schema, tensors_schema
+from trajectory_tools.store.projection import Projection
+from trajectory_tools.store.schema import TABLES, VALUE_COLUMNS, scalars_schema, stats_schema, tensors_schema
+from trajectory_tools.store.selection import Selection, sampled_coordinates
 from trajectory_tools.store.verify import Finding, damaged_parts
 from trajectory_tools.symmetry import SymmetryGroup
 
@@ -39,7 +41,11 @@ Steps = int | slice | Sequence[int] | NDArray[np.int64]
 
 Damaged = Literal["error", "skip"]
 
-EMPTY: dict[str, Callable[[], pa.Schema]] = {"scalars": scalars_schema, "tensors": lambda: tensors_schema("float32")}
+EMPTY: dict[str, Callable[[], pa.Schema]] = {
+    "scalars": scalars_schema,
+    "tensors": lambda: tensors_schema("float32"),
+    "stats": stats_schema,
+}
 """What stands in for a table without parts, so that a query of an empty run has an empty answer."""
 
 KILLED = "interrupted (was killed)"
@@ -73,6 +79,8 @@ class Run:
     def __repr__(self) -> str:
         size = self.nbytes / 1e6
         saved = "+".join(self.columns) or "scalars only"
+        if self.selection and self.columns:
+            saved += f" of {self.selection}"
         return (
             f"<Run {self.name!r}: {self.optimizer}, {self.n_steps:,} steps, {len(self.shapes)} parameters"
             f" ({self.n_values:,} values), {saved}, {size:,.1f} MB, {self.status}>"
@@ -118,9 +126,52 @@ class Run:
         """Parameter → shape, in recorded order."""
         return {param["name"]: tuple(param["shape"]) for param in self.metadata["params"]}
 
+    @cached_property
+    def selection(self) -> Selection:
+        """What of the parameters stands in ``tensors``; false where it is everything."""
+        return Selection.from_json(self.metadata.get("selection") or {})
+
+    @cached_property
+    def recorded_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Parameter → the shape of what is recorded of it at a step.
+
+        Its own shape; or (n_selected,) of a subsample, or of a projection that is shorter than the parameter. A
+        parameter that ``match`` left out is missing.
+        """
+        found = {}
+        for param in self.metadata["params"]:
+            recorded = param.get("recorded", param["numel"])
+            if recorded == param["numel"]:
+                found[param["name"]] = tuple(param["shape"])
+            elif recorded:
+                found[param["name"]] = (recorded,)
+        return found
+
+    @cached_property
+    def whole(self) -> tuple[str, ...]:
+        """The parameters that are recorded with every coordinate, in recorded order."""
+        return tuple(name for name, shape in self.recorded_shapes.items() if shape == self.shapes[name])
+
+    def coordinates(self, name: str) -> NDArray[np.int64]:
+        """Which coordinates of a parameter (flat, C order) ``array`` gives: (n_selected,); ``MissingData`` for sums."""
+        self._require_parameter(name)
+        numel = int(np.prod(self.shapes[name]))
+        if name in self.whole:
+            return np.arange(numel)
+        if self.selection.kind == "projection":
+            raise MissingData(f"{name!r} in {self.path} is recorded as random projections, which are no coordinates")
+        return sampled_coordinates(self.selection.seed, name, numel, self.recorded_shapes[name][0])
+
+    def projection(self, name: str) -> Projection:
+        """The projection that a parameter is recorded as; ``apply`` projects any vector the same way."""
+        self._require_parameter(name)
+        if self.selection.projection is None:
+            raise MissingData(f"{self.path} records no projections, but {self.selection}")
+        return Projection(self.selection.seed, name, int(np.prod(self.shapes[name])), self.selection.projection)
+
     @property
     def n_values(self) -> int:
-        """Number of elements of all recorded parameters."""
+        """Number of elements of all parameters."""
         return sum(param["numel"] for param in self.metadata["params"])
 
     @property
@@ -154,7 +205,7 @@ class Run:
         return len(self.logged_steps)
 
     def parts(self, table: str) -> list[Part]:
-        """The committed parts of ``scalars``, ``tensors`` or ``probes``, in order."""
+        """The committed parts of ``scalars``, ``tensors``, ``stats`` or ``probes``, in order."""
         return [part for part in self._parts if part.table == table]
 
     def files(self, table: str) -> list[Path]:
@@ -178,7 +229,7 @@ class Run:
             self.path,
             self.run_id,
             self.parts("tensors"),
-            self.shapes,
+            self.recorded_shapes,
             columns=columns,
             steps=kept,
             before=self.superseded_from,
@@ -187,16 +238,15 @@ class Run:
     def array(self, column: str, name: str, *, steps: Steps = slice(None)) -> NDArray[np.floating]:
         """One parameter's ``param``, ``grad`` or ``update`` at the chosen recorded steps: (n_steps, *shape).
 
-        Steps come in ascending order, each once. One at which the parameter was not recorded, or its gradient was None,
+        (n_steps, n_selected) where only some ``coordinates``, or a ``projection``, are recorded. Steps come in ascending order, each once. One at which the parameter was not recorded, or its gradient was None,
         is NaN throughout. Memory is that of the result and one chunk.
         """
         self._require(column)
-        if name not in self.shapes:
-            raise UnknownName(f"parameter in {self.path}:", name, self.shapes)
+        self._require_parameter(name)
         wanted = self.select_steps(steps)
         dtype = next(p["dtype"] for p in self.metadata["params"] if p["name"] == name)
         result = np.full(
-            (len(wanted), *self.shapes[name]), np.nan, "float64" if dtype in ("float64", "complex128") else "float32"
+            (len(wanted), *self.recorded_shapes[name]), np.nan, "float64" if dtype in ("float64", "complex128") else "float32"
         )
         for chunk in self.chunks([column], steps=wanted):
             if name in chunk.values(column):
@@ -232,8 +282,16 @@ class Run:
         """One row per step: loss, lr, wall_time, record_seconds, skipped, n_evals, and what the user logged."""
         return self.query("SELECT * FROM scalars ORDER BY step")
 
+    def stats(self) -> pd.DataFrame:
+        """One row per step and parameter: step, name, and norm, min, max, zeros, nonfinite of param, grad and update.
+
+        Of every step and of all of a parameter's elements, whatever was recorded of its tensors; the columns are
+        ``param_norm``, ``param_min``, and so on, see ``store.schema.stats_schema``. Empty where the run has none.
+        """
+        return self.query("SELECT * FROM stats ORDER BY step").astype({"name": "str"})
+
     def query(self, sql: str) -> pd.DataFrame:
-        """Answer SQL over the tables ``scalars``, ``tensors`` and ``probes``, through DuckDB, as a pandas frame.
+        """Answer SQL over the tables ``scalars``, ``tensors``, ``stats`` and ``probes``, through DuckDB, as a pandas frame.
 
         The query sees nothing else: other files can be neither read nor written.
         """
@@ -302,6 +360,14 @@ class Run:
             end = self.superseded_from.get(part.id.session)
             found.append(steps if end is None else steps[steps < end])
         return np.unique(np.concatenate(found))
+
+    def _require_parameter(self, name: str) -> None:
+        if name not in self.shapes:
+            raise UnknownName(f"parameter in {self.path}:", name, self.shapes)
+        if name not in self.recorded_shapes:
+            raise MissingData(
+                f"{name!r} in {self.path} is not recorded but in its stats: the run has {self.selection}"
+            )
 
     def _require(self, column: str) -> None:
         if column not in VALUE_COLUMNS:

@@ -54,6 +54,10 @@ class Metric(ABC, Generic[Context, State]):
     def update(self, context: Context, chunk: Chunk) -> State:
         """The state of one chunk alone; its arrays are float64."""
 
+    def nothing(self, context: Context) -> State | None:
+        """The state of a run without any tensors, for a metric that ``prepare`` has enough for; else None."""
+        return None
+
     @abstractmethod
     def combine(self, left: State, right: State) -> State:
         """The state of both spans, ``left`` the earlier; may reuse either."""

@@ -146,7 +146,9 @@ def _measure(
         if metric.name in steps and metric.table == "scalars":
             states[metric.name] = _attempt(metric, metric.update, contexts[metric.name], _scalar_chunk(run))
     for metric in wanted:
-        state = states.get(metric.name, NOTHING)
+        state = states.get(metric.name)
+        if state is None:
+            state = metric.nothing(contexts[metric.name]) or NOTHING
         if not isinstance(state, Skipped):
             state = _attempt(metric, _finished, metric, contexts[metric.name], state)
         yield metric, state
@@ -192,7 +194,7 @@ class _Source:
 
     @classmethod
     def of(cls, run: Run, columns: list[str], steps: NDArray[np.int64] | None) -> _Source:
-        return cls(run.path, run.run_id, run.shapes, columns, steps, run.superseded_from)
+        return cls(run.path, run.run_id, run.recorded_shapes, columns, steps, run.superseded_from)
 
     def chunks(self, parts: Sequence[Part]) -> Iterator[Chunk]:
         return read_chunks(

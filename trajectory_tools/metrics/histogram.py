@@ -64,6 +64,9 @@ class Histogram(Metric[NDArray[np.int64], HistogramState]):
       elements. Empty bins are left out;
     - ``max``: the largest finite |x|.
 
+    Of a run with a subsample both are of the chosen coordinates, and ``n`` is their number; the parameters that
+    ``match`` left out count nowhere.
+
     ``chosen``: the steps; by default those of 1, 5, 10, 30, 100, 500 that were recorded, and where there are none, six
     recorded steps spaced evenly on a log axis.
     """
@@ -80,6 +83,8 @@ class Histogram(Metric[NDArray[np.int64], HistogramState]):
     def prepare(self, run: Run) -> NDArray[np.int64]:
         if not {"grad", "update"} & set(run.columns):
             raise MissingData(f"it needs grad or update, and the run has {', '.join(run.columns) or 'scalars only'}")
+        if run.selection.kind == "projection":
+            raise MissingData(f"it needs single elements, and the run has {run.selection}, which are sums of many")
         if self.chosen is not None:
             return run.select_steps(self.chosen)
         usual = np.intersect1d(DEFAULT_STEPS, run.steps)

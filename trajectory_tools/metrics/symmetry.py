@@ -98,6 +98,7 @@ class Symmetry(Metric[SymmetryContext, SymmetryState]):
 
     For the update also the conserved quantity Q at θ_t (``conserved``) and its exact change by the step
     (``conserved_change``). Where a gradient was None, or a parameter was not there yet, all but ``unit`` are NaN.
+    Groups whose parameters are not all recorded whole are left out.
     """
 
     units: str = "thinned"
@@ -117,7 +118,11 @@ class Symmetry(Metric[SymmetryContext, SymmetryState]):
             raise MissingData(f"it needs param, and grad or update, and the run has {saved}")
         if not run.steps.size:
             raise MissingData("no step was recorded")
-        groups = _by_label(run.symmetries)
+        whole = set(run.whole)
+        measured = [group for group in run.symmetries if whole.issuperset(group.names)]
+        if not measured:
+            raise MissingData(f"it needs every coordinate of a group's parameters, and the run has {run.selection}")
+        groups = _by_label(measured)
         return SymmetryContext(
             groups,
             {label: count(group, run.shapes) for label, group in groups.items()},

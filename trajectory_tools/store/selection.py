@@ -72,7 +72,7 @@ class Selection:
 
     def __str__(self) -> str:
         """In words, for tables and sentences."""
-        what = {"full": "every coordinate", "projection": f"{self.projection} random projections of each parameter"}
+        what = {"full": "all coordinates", "projection": f"{self.projection} random projections of each parameter"}
         if isinstance(self.subsample, float):
             what["subsample"] = f"a random {100 * self.subsample:.3g} % of the coordinates"
         else:
