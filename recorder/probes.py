@@ -228,6 +228,6 @@ def _batch_size(batches: Any, options: ProbeOptions) -> int | None:
 
 def _sizes_differ(first: int | None, other: int | None) -> str:
     return (
-        f"the mini-batches have {first} and {other} samples, and the noise of a gradient depends on its batch size; leave"
-        " those of another size out"
+        f"the mini-batches have {first} and {other} samples, and the noise of a gradient depends on its batch size;"
+        " leave those of another size out"
     )

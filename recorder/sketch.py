@@ -48,10 +48,10 @@ def inner_products(step: int, batch_size: int | None, grads: Tensor, updates: Te
     """The inner products of the rows of two (K + 1, values), summed in float64."""
     grads, updates = grads.cpu(), updates.cpu()
     n = len(grads)
-    gg, uu, ug = (torch.zeros(n, n, dtype=torch.float64) for _ in range(3))
+    gg, uu, ug = (np.zeros((n, n)) for _ in range(3))
     for start in range(0, grads.shape[1], BLOCK):
-        g, u = (values[:, start : start + BLOCK].double() for values in (grads, updates))
-        gg.addmm_(g, g.T)
-        uu.addmm_(u, u.T)
-        ug.addmm_(u, g.T)
-    return ProductRows(step, batch_size, gg.numpy(), uu.numpy(), ug.numpy())
+        g, u = (values[:, start : start + BLOCK].double().numpy() for values in (grads, updates))
+        gg += g @ g.T  # of a matrix and itself NumPy computes one half
+        uu += u @ u.T
+        ug += u @ g.T
+    return ProductRows(step, batch_size, gg, uu, ug)

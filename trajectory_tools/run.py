@@ -168,12 +168,22 @@ class Run:
         return self._steps_of("probes")
 
     @property
+    def probed_span(self) -> str:
+        """The probed steps in words."""
+        return _span(self.probed_steps)
+
+    @property
+    def n_parts(self) -> int:
+        """Number of the committed parts of all tables."""
+        return len(self._parts)
+
+    @property
     def n_steps(self) -> int:
         """Number of steps that the recorder saw."""
         return len(self.logged_steps)
 
     def parts(self, table: str) -> list[Part]:
-        """The committed parts of ``scalars``, ``tensors`` or ``probes``, in order."""
+        """The committed parts of ``scalars``, ``tensors``, ``probes`` or ``probe_products``, in order."""
         return [part for part in self._parts if part.table == table]
 
     def files(self, table: str) -> list[Path]:
@@ -257,7 +267,7 @@ class Run:
         return self.query("SELECT * FROM scalars ORDER BY step")
 
     def query(self, sql: str) -> pd.DataFrame:
-        """Answer SQL over the tables ``scalars``, ``tensors`` and ``probes``, through DuckDB, as a pandas frame.
+        """Answer SQL over ``scalars``, ``tensors``, ``probes``, ``probe_products``, through DuckDB, as a pandas frame.
 
         The query sees nothing else: other files can be neither read nor written.
         """
