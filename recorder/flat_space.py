@@ -64,7 +64,7 @@ class FlatSpace:
     def shaped(self, flat: Tensor, present: NDArray[np.bool_]) -> Gradients:
         """The rows of (n, d) as the parameters have them, (n, *shape), None for those that are not present."""
         shaped: list[Tensor | None] = []
-        for part, tensor, there in zip(flat.split(self.numels, 1), self.tensors, present, strict=True):
+        for part, tensor, there in zip(torch.split(flat, self.numels, 1), self.tensors, present, strict=True):
             if not there:
                 shaped.append(None)
             elif tensor.is_complex():

@@ -73,7 +73,7 @@ def sample_gradients(
     that this cannot be done for.
     """
     wrapped = _Loss(model, loss_fn)
-    names = {parameter: name for name, parameter in wrapped.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in wrapped.named_parameters()}
     check_single_samples(model, names, parameters)
     values = {names[parameter]: parameter.detach() for parameter in parameters if parameter.requires_grad}
     leaves, spec = tree_flatten(batch)

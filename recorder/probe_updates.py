@@ -82,7 +82,7 @@ class Updates:
         try:
             with no_hooks(self._optimizer):
                 # The class's step: a scheduler has wrapped the instance's, to count its calls.
-                type(self._optimizer).step(self._optimizer)  # type: ignore[call-arg]
+                type(self._optimizer).step(self._optimizer)
             with torch.no_grad():
                 return [new - old for new, old in zip(parameters, self._before, strict=True)]
         finally:
@@ -116,7 +116,7 @@ class _Stack:
                 state[stacked] = self._stacked_state(parameter)
         self._twin.state = state
         with no_hooks(self._twin):
-            type(self._twin).step(self._twin)  # type: ignore[call-arg]
+            type(self._twin).step(self._twin)
         for stacked, old in zip(self._parameters.values(), before, strict=True):
             stacked.sub_(old)
             stacked.grad = None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.optim import Optimizer, optimizer
 
 from trajectory_tools.errors import BadArgument
@@ -144,7 +145,7 @@ def untouched(opt: Optimizer, modules: Sequence[nn.Module]) -> Iterator[Snapshot
         stack.callback(_gradients(leaves))
         for tensor in snapshot.tensors:
             # A graph that was built before the probe must still go backward after it.
-            stack.enter_context(torch.autograd._unsafe_preserve_version_counter(tensor))
+            stack.enter_context(_unsafe_preserve_version_counter(tensor))
         stack.callback(snapshot.restore_buffers)
         stack.callback(snapshot.restore_optimizer)
         yield snapshot
@@ -152,7 +153,9 @@ def untouched(opt: Optimizer, modules: Sequence[nn.Module]) -> Iterator[Snapshot
 
 def _generators() -> Callable[[], None]:
     cpu, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    # Where CUDA was not used yet, asking for its state would start it.
+    started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if started else []
 
     def restore() -> None:
         torch.set_rng_state(cpu)
