@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trajectory_tools.store.arrow import NUMPY_TYPES, number_array
+from trajectory_tools.store.probe_rows import ProbeBatch, ProductBatch
 from trajectory_tools.store.rows import RowLayout, StepRows, row_groups
 from trajectory_tools.store.schema import ROW_GROUP_VALUES, scalars_schema, tensors_schema
 
@@ -102,4 +103,4 @@ class ScalarBatch:
         yield pa.table(columns, schema=schema)
 
 
-Batch = TensorBatch | ScalarBatch
+Batch = TensorBatch | ScalarBatch | ProbeBatch | ProductBatch
