@@ -34,6 +34,8 @@ def query(
 
     `tensors`  step, name, offset, param, grad, update (lists of numbers)
 
+    `probes`   step, name, offset, source, batch_size, sample, grad, update, coordinates
+
     `traj query runs/adam "SELECT step, loss FROM scalars WHERE step < 10"`
 
     `traj query runs/adam "SELECT step, list_max(update) FROM tensors WHERE name = '0.bias'"`

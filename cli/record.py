@@ -13,12 +13,14 @@ import typer
 from typer.core import TyperCommand
 
 from trajectory_tools.cli.arguments import Force, Json
+from trajectory_tools.cli.dry_run import print_sizes
 from trajectory_tools.cli.free_options import free_options, print_options
 from trajectory_tools.cli.output import next_command, print_json, progress, say
 from trajectory_tools.cli.record_script import OF_PROBLEMS, OF_SCRIPTS, SCRIPT_ARGUMENTS, record_script, refuse_options
 from trajectory_tools.errors import BadArgument, OutputExists, UnknownName
 
 if TYPE_CHECKING:
+    from trajectory_tools.experiments.probing import Probing
     from trajectory_tools.recorder.schedule import Schedule
 
 
@@ -103,6 +105,19 @@ def record(
     compression: Annotated[
         str, typer.Option(help="zstd; none: faster, larger; auto: as fast as the training needs.")
     ] = "zstd",
+    probe_every: Annotated[
+        int | None, typer.Option(help="Probe the noise in front of every n-th step.", show_default=False)
+    ] = None,
+    probe_batches: Annotated[int, typer.Option(help="Mini-batches in a probe; 0: none.")] = 64,
+    probe_samples: Annotated[int, typer.Option(help="Single samples in a probe, beside the mini-batches.")] = 0,
+    probe_surrogates: Annotated[
+        int, typer.Option(help="Gaussian gradients of the same covariance, put through the optimizer as well.")
+    ] = 0,
+    probe_sketch: Annotated[
+        int | None,
+        typer.Option(help="Keep so many coordinates of a probe, and exact inner products. (default: all)"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how large the run will be, and end.")] = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -119,6 +134,8 @@ def record(
     `traj record digits-mlp --optimizer sgd --momentum 0.9 --activation leaky_relu -o runs/momentum`
 
     `traj record mnist-mlp --data-dir data/mnist --hidden 100,100 --batch-norm -o runs/mnist`
+
+    `traj record digits-mlp --optimizer adam --probe-every 20 --probe-surrogates 64 -o runs/noise`
     """
     own: list[str] | None = ctx.meta[SCRIPT_ARGUMENTS]
     if problem is not None and problem.startswith("-"):
@@ -154,13 +171,18 @@ def record(
         raise BadArgument(f"{problem} is a built-in problem, whose options stand before --; leave out the --")
     made = make_problem(problem, **problem_options)
     output = output or Path("runs") / f"{problem}-{optimizer}"
-    folders = _folders(output, seed, seeds, steps, force)
+    folders = _folders(output, seed, seeds, steps, force or dry_run)
     options: dict[str, Any] = {
         "every": every,
         "schedule": _schedule(every, at, per_decade, steps),
         "save": _columns(save),
-        "compression": compression,
+        "probing": _probing(probe_every, probe_batches, probe_samples, probe_surrogates, probe_sketch),
     }
+    if dry_run:
+        experiment = Experiment(made, optimizer, optimizer_given)
+        print_sizes(experiment.sizes(seed=seed, steps=steps, **options), seeds=seeds, json=json)
+        return
+    options["compression"] = compression
     if lr == "tune":
         OPTIMIZERS[optimizer].make({**optimizer_given, "lr": 1.0})  # refuses what cannot be tuned
         say(f"tuning the learning rate of {optimizer} on {problem} ...")
@@ -253,6 +275,12 @@ COMMON = {
     "per_decade",
     "save",
     "compression",
+    "probe_every",
+    "probe_batches",
+    "probe_samples",
+    "probe_surrogates",
+    "probe_sketch",
+    "dry_run",
     "force",
     "lr",
     "optimizer",
@@ -290,6 +318,17 @@ def _remove_other_seeds(output: Path, folders: Iterable[Path]) -> None:
     for path in set(_seed_folders(output)) - set(folders):
         with contextlib.suppress(TrajectoryError):  # no run of ours: it is left alone, and the report leaves it out
             remove_run(path)
+
+
+def _probing(every: int | None, batches: int, samples: int, surrogates: int, sketch: int | None) -> Probing | None:
+    if every is None:
+        for flag, given in (("samples", samples), ("surrogates", surrogates), ("sketch", sketch)):
+            if given:
+                raise BadArgument(f"--probe-{flag} is given without --probe-every, which says when to probe; give both")
+        return None
+    from trajectory_tools.experiments.probing import Probing
+
+    return Probing(every=every, batches=batches, samples=samples, surrogates=surrogates, sketch=sketch)
 
 
 def _schedule(every: int, at: str | None, per_decade: int | None, steps: int | None) -> Schedule | None:

@@ -21,7 +21,6 @@ def show(
 
     from trajectory_tools.reports.described import hyperparameters, weights
     from trajectory_tools.run import open_run
-    from trajectory_tools.store.schema import TABLES
 
     opened = open_run(run, damaged="skip" if skip_damaged else "error")
     if json:
@@ -40,10 +39,11 @@ def show(
         **({"weights": weights(opened)} if weights(opened) else {}),
         "steps": opened.n_steps,
         "tensors at": opened.span,
+        "probes at": opened.probed_span,
         "saved": ", ".join(opened.columns),
         **({"selected": str(opened.selection)} if opened.selection else {}),
         "stats": "norms, extrema, zeros, non-finite of every step (run.stats())" if opened.parts("stats") else "none",
-        "size": f"{opened.nbytes / 1e6:,.2f} MB in {sum(len(opened.parts(table)) for table in TABLES)} parts",
+        "size": f"{opened.nbytes / 1e6:,.2f} MB in {opened.n_parts} parts",
         "symmetries": "; ".join(group.label for group in opened.symmetries) or "none declared",
         "sessions": len(metadata["sessions"]),
         "waited": f"{sum(entry.get('wait_seconds', 0.0) for entry in metadata['sessions']):.2f} s for the writer",

@@ -8,7 +8,7 @@ import operator
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self
@@ -30,6 +30,7 @@ from trajectory_tools.recorder.description import (
 )
 from trajectory_tools.recorder.host_capture import HostCapture
 from trajectory_tools.recorder.names import Named, Names, name_parameters, named_of
+from trajectory_tools.recorder.probes import LossFunction, Mode, ProbeOptions, Prober
 from trajectory_tools.recorder.ranks import Agreement, is_sharded, process_rank
 from trajectory_tools.recorder.scalars import Pending, ScalarLog, as_number
 from trajectory_tools.recorder.scaler import unwatch, watch
@@ -218,6 +219,7 @@ class Recorder:
         self._process = os.getpid()
         self._attached_once = True
         self._deaf = False  # whether it was said that nothing is logged any more
+        self._probed: tuple[int, set[int | None]] = (-1, set())  # the step, and the batch sizes it was probed with
         if self._records:
             self._open()
         else:
@@ -303,6 +305,77 @@ class Recorder:
         elif self._records and not self._deaf:
             self._deaf = True
             warn(f"what is logged into {self.path} after close() is not recorded; log before it")
+
+    def probe(
+        self,
+        loss_fn: LossFunction,
+        batches: Iterable[Any],
+        *,
+        samples: int | None = None,
+        surrogates: int = 0,
+        batch_size: int | None = None,
+        sketch: int | None = None,
+        seed: int = 0,
+        mode: Mode = "train",
+        prepare: Callable[[], object] | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
+        """Probe the noise between two steps: what would the optimizer do, from here, with each of these mini-batches?
+
+        For each of K mini-batches, the gradient, and the update that the optimizer would make of it; and the update of
+        the mean of these gradients. Parameters, buffers, gradients, the optimizer's state, generators and step hooks
+        are afterwards as they were, to the bit. It belongs to the step that comes next::
+
+            if step % 20 == 0:
+                rec.probe(lambda batch: criterion(model(batch[0]), batch[1]), list(islice(fresh_batches, 64)))
+
+        Give mini-batches that the training does not take from the same stream, or it will miss them.
+
+        Args:
+            loss_fn: from a mini-batch to its 0-d loss, the mean over its samples, at the model as it is.
+            batches: K ≥ 2 mini-batches of one size. One with a length (a list, a DataLoader) is gone through once.
+            samples: probe so many single samples of these mini-batches, the first ones, in place of the mini-batches;
+                ``loss_fn`` is given batches of one, through ``torch.func.vmap``.
+            surrogates: how many Gaussian gradients of the same mean and sample covariance to push through as well.
+            batch_size: samples in a mini-batch, where it is not the length of its first tensor.
+            sketch: keep so many coordinates, the same at every step, and the exact inner products of all samples.
+            seed: of the surrogates and of the sketch's coordinates.
+            mode: the mode that the model is trained in, ``train`` or ``eval``.
+            prepare: called after each backward pass, to do to the gradients what the loop does (clipping).
+            model: the module that ``loss_fn`` uses, where the recorder was not given it.
+
+        Raises:
+            BadArgument: before anything is changed; or, where ``loss_fn`` gives no loss or the mini-batches turn out to
+                differ in size, with everything put back, and without a complete set of samples.
+        """
+        options = ProbeOptions(
+            samples=samples,
+            surrogates=surrogates,
+            batch_size=batch_size,
+            sketch=sketch,
+            seed=seed,
+            mode=mode,
+            prepare=prepare,
+        )
+        if not self._attached_once:
+            raise BadArgument(f"cannot probe into {self.path} before recording begins; call attach() first")
+        if self._optimizer is None or len(self._optimizers) > 1:
+            raise BadArgument(f"a probe needs the one optimizer of the recorder, found {len(self._optimizers)}")
+        if self._error is not None or self._session is None or os.getpid() != self._process:
+            return
+        modules = [module for module in (model, self._model) if isinstance(module, nn.Module)]
+        prober = Prober(
+            self.path,
+            self._optimizer,
+            name_parameters(self._model if self._model is not None else model, self._optimizers),
+            modules,
+        )
+        if _held(self._optimizers) != self._held:
+            self._scan()
+            self._session.update(params=self._parameters, optimizer=self._described_optimizer())
+        step, probed = self._probed
+        self._probed = (self._step, probed if step == self._step else set())
+        prober.probe(loss_fn, batches, options, step=self._step, probed=self._probed[1], writer=self._session.writer)
 
     def close(self) -> None:
         """Commit everything and free the folder. Raises ``RecordingFailed`` where something could not be written."""
@@ -440,6 +513,9 @@ class Recorder:
             self._scan()
             if self._session is not None:
                 self._session.update(params=self._parameters, optimizer=self._described_optimizer())
+        if self._probed[1] and self._session is not None:
+            self._probed = (-1, set())
+            self._session.writer.end_probes()
         self._place = self._optimizers.index(optimizer)
         if self._place in self._round:
             self._end_round()

@@ -10,7 +10,16 @@ import pandas as pd
 
 from trajectory_tools.errors import TrajectoryError
 from trajectory_tools.metrics import Analysis
-from trajectory_tools.reports import dynamics, generic, histogram, loss, symmetry
+from trajectory_tools.reports import (
+    covariance,
+    dynamics,
+    generic,
+    histogram,
+    loss,
+    symmetry,
+    tail_index,
+    temporal_covariance,
+)
 from trajectory_tools.reports.figure import Figure
 from trajectory_tools.reports.style import RunStyle
 from trajectory_tools.reports.svg import draw
@@ -18,7 +27,15 @@ from trajectory_tools.run import Run
 
 __all__ = ["Drawn", "Section", "Skipped", "make_sections", "of_runs"]
 
-FAMILIES: dict[str, ModuleType] = {"loss": loss, "symmetry": symmetry, "histogram": histogram, "dynamics": dynamics}
+FAMILIES: dict[str, ModuleType] = {
+    "loss": loss,
+    "symmetry": symmetry,
+    "histogram": histogram,
+    "dynamics": dynamics,
+    "tail_index": tail_index,
+    "covariance": covariance,
+    "temporal_covariance": temporal_covariance,
+}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trajectory_tools.errors import TrajectoryError
+    from trajectory_tools.estimators import TailComparison, TailIndex, compare_tails, tail_index
     from trajectory_tools.metrics import Analysis, Metric, analyze, compute
     from trajectory_tools.reports import write_report
     from trajectory_tools.run import Run, find_runs, open_run
@@ -17,6 +18,7 @@ __version__ = version("trajectory-tools")
 
 _HOMES = {
     "trajectory_tools.errors": ("TrajectoryError",),
+    "trajectory_tools.estimators": ("TailComparison", "TailIndex", "compare_tails", "tail_index"),
     "trajectory_tools.metrics": ("Analysis", "Metric", "analyze", "compute"),
     "trajectory_tools.reports": ("write_report",),
     "trajectory_tools.run": ("Run", "find_runs", "open_run"),
@@ -28,14 +30,18 @@ __all__ = [
     "Metric",
     "Run",
     "SymmetryGroup",
+    "TailComparison",
+    "TailIndex",
     "TrajectoryError",
     "__version__",
     "analyze",
+    "compare_tails",
     "compute",
     "find_runs",
     "open_run",
     "rescale",
     "scale",
+    "tail_index",
     "translation",
     "write_report",
 ]

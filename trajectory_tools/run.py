@@ -22,8 +22,18 @@ from trajectory_tools.errors import (
 from trajectory_tools.store.chunks import Chunk, read_chunks
 from trajectory_tools.store.metadata import RUN_FILE, read_metadata
 from trajectory_tools.store.parts import ADVICE, Part, committed_parts, read_manifest
+from trajectory_tools.store.probe_reading import read_probe_sets
+from trajectory_tools.store.probe_set import ProbeSet
 from trajectory_tools.store.projection import Projection
-from trajectory_tools.store.schema import TABLES, VALUE_COLUMNS, scalars_schema, stats_schema, tensors_schema
+from trajectory_tools.store.schema import (
+    TABLES,
+    VALUE_COLUMNS,
+    probe_products_schema,
+    probes_schema,
+    scalars_schema,
+    stats_schema,
+    tensors_schema,
+)
 from trajectory_tools.store.selection import Selection, sampled_coordinates
 from trajectory_tools.store.verify import Finding, damaged_parts
 from trajectory_tools.symmetry import SymmetryGroup
@@ -45,6 +55,8 @@ EMPTY: dict[str, Callable[[], pa.Schema]] = {
     "scalars": scalars_schema,
     "tensors": lambda: tensors_schema("float32"),
     "stats": stats_schema,
+    "probes": lambda: probes_schema("float32"),
+    "probe_products": probe_products_schema,
 }
 """What stands in for a table without parts, so that a query of an empty run has an empty answer."""
 
@@ -199,13 +211,28 @@ class Run:
         """The steps whose tensors were recorded, sorted."""
         return self._steps_of("tensors")
 
+    @cached_property
+    def probed_steps(self) -> NDArray[np.int64]:
+        """The steps in front of which the noise was probed, sorted."""
+        return self._steps_of("probes")
+
+    @property
+    def probed_span(self) -> str:
+        """The probed steps in words."""
+        return _span(self.probed_steps)
+
+    @property
+    def n_parts(self) -> int:
+        """Number of the committed parts of all tables."""
+        return len(self._parts)
+
     @property
     def n_steps(self) -> int:
         """Number of steps that the recorder saw."""
         return len(self.logged_steps)
 
     def parts(self, table: str) -> list[Part]:
-        """The committed parts of ``scalars``, ``tensors``, ``stats`` or ``probes``, in order."""
+        """The committed parts of a table (``scalars``, ``tensors``, ``stats``, ``probes``, ...), in order."""
         return [part for part in self._parts if part.table == table]
 
     def files(self, table: str) -> list[Path]:
@@ -235,6 +262,27 @@ class Run:
             before=self.superseded_from,
         )
 
+    def probe_sets(self, steps: Steps | None = None) -> Iterator[ProbeSet]:
+        """The noise samples of the probed steps in order, one set at a time; ``steps`` keeps only these.
+
+        A step has a set for each batch size that was probed there. ``MissingData`` where nothing was probed, or a step
+        asked for by number was not.
+        """
+        if not self.probed_steps.size:
+            raise MissingData(
+                f"no probes in {self.path}; record again with rec.probe(loss_fn, batches), or traj record --probe-every"
+            )
+        kept = None if steps is None else _chosen(steps, self.probed_steps, f"probed steps of {self.path}")
+        return read_probe_sets(
+            self.path,
+            self.run_id,
+            self.parts("probes"),
+            self.parts("probe_products"),
+            {param["name"]: param["numel"] for param in self.metadata["params"]},
+            steps=kept,
+            before=self.superseded_from,
+        )
+
     def array(self, column: str, name: str, *, steps: Steps = slice(None)) -> NDArray[np.floating]:
         """One parameter's ``param``, ``grad`` or ``update`` at the chosen recorded steps: (n_steps, *shape).
 
@@ -246,7 +294,9 @@ class Run:
         wanted = self.select_steps(steps)
         dtype = next(p["dtype"] for p in self.metadata["params"] if p["name"] == name)
         result = np.full(
-            (len(wanted), *self.recorded_shapes[name]), np.nan, "float64" if dtype in ("float64", "complex128") else "float32"
+            (len(wanted), *self.recorded_shapes[name]),
+            np.nan,
+            "float64" if dtype in ("float64", "complex128") else "float32",
         )
         for chunk in self.chunks([column], steps=wanted):
             if name in chunk.values(column):
@@ -255,28 +305,12 @@ class Run:
 
     def select_steps(self, steps: Steps) -> NDArray[np.int64]:
         """The recorded steps among those asked for; ``MissingData`` where a step asked for by number is not there."""
-        if isinstance(steps, slice):
-            start, stop, stride = steps.start or 0, steps.stop, steps.step or 1
-            if start < 0 or (stop or 0) < 0 or stride < 1:
-                raise BadArgument(
-                    f"steps are numbers from 0 on, found {steps}; a slice takes step numbers, not positions"
-                )
-            keep = (self.steps >= start) & ((self.steps - start) % stride == 0)
-            return self.steps[keep if stop is None else keep & (self.steps < stop)]
-        wanted: NDArray[np.int64] = np.unique(np.atleast_1d(np.asarray(steps, np.int64)))
-        missing = wanted[~np.isin(wanted, self.steps)]
-        if missing.size:
-            raise MissingData(
-                f"step {missing[0]} is not among the recorded steps of {self.path}, which are {self.span}"
-            )
-        return wanted
+        return _chosen(steps, self.steps, f"recorded steps of {self.path}")
 
     @property
     def span(self) -> str:
         """The recorded steps in words."""
-        if not self.steps.size:
-            return "none"
-        return f"{self.steps[0]} to {self.steps[-1]} ({len(self.steps):,} of them)"
+        return _span(self.steps)
 
     def scalars(self) -> pd.DataFrame:
         """One row per step: loss, lr, wall_time, record_seconds, skipped, n_evals, and what the user logged."""
@@ -291,7 +325,7 @@ class Run:
         return self.query("SELECT * FROM stats ORDER BY step").astype({"name": "str"})
 
     def query(self, sql: str) -> pd.DataFrame:
-        """Answer SQL over the tables ``scalars``, ``tensors``, ``stats`` and ``probes``, through DuckDB, as a pandas frame.
+        """Answer SQL over the tables ``scalars``, ``tensors``, ``stats``, ``probes`` and ``probe_products``, as pandas.
 
         The query sees nothing else: other files can be neither read nor written.
         """
@@ -365,9 +399,7 @@ class Run:
         if name not in self.shapes:
             raise UnknownName(f"parameter in {self.path}:", name, self.shapes)
         if name not in self.recorded_shapes:
-            raise MissingData(
-                f"{name!r} in {self.path} is not recorded but in its stats: the run has {self.selection}"
-            )
+            raise MissingData(f"{name!r} in {self.path} is not recorded but in its stats: the run has {self.selection}")
 
     def _require(self, column: str) -> None:
         if column not in VALUE_COLUMNS:
@@ -377,6 +409,25 @@ class Run:
                 f"no {column!r} in {self.path} (it has: {', '.join(self.columns) or 'scalars only'});"
                 f" record again with --save {','.join((*self.columns, column))}"
             )
+
+
+def _chosen(steps: Steps, there: NDArray[np.int64], what: str) -> NDArray[np.int64]:
+    """Those of the steps ``there`` that were asked for, sorted."""
+    if isinstance(steps, slice):
+        start, stop, stride = steps.start or 0, steps.stop, steps.step or 1
+        if start < 0 or (stop or 0) < 0 or stride < 1:
+            raise BadArgument(f"steps are numbers from 0 on, found {steps}; a slice takes step numbers, not positions")
+        keep = (there >= start) & ((there - start) % stride == 0)
+        return there[keep if stop is None else keep & (there < stop)]
+    wanted: NDArray[np.int64] = np.unique(np.atleast_1d(np.asarray(steps, np.int64)))
+    missing = wanted[~np.isin(wanted, there)]
+    if missing.size:
+        raise MissingData(f"step {missing[0]} is not among the {what}, which are {_span(there)}")
+    return wanted
+
+
+def _span(steps: NDArray[np.int64]) -> str:
+    return f"{steps[0]} to {steps[-1]} ({len(steps):,} of them)" if steps.size else "none"
 
 
 def _is_locked(folder: Path) -> bool:

@@ -17,10 +17,12 @@ from trajectory_tools.options import Options
 from trajectory_tools.problems import SEED_LIMIT, Problem
 
 if TYPE_CHECKING:
+    from trajectory_tools.experiments.probing import Probing
     from trajectory_tools.experiments.tune import Tuning
     from trajectory_tools.recorder import Recorder
     from trajectory_tools.recorder.schedule import Schedule
     from trajectory_tools.store.session import IfExists
+    from trajectory_tools.store.size import TableSize
 
 __all__ = ["Experiment"]
 
@@ -61,9 +63,12 @@ class Experiment:
         save: Collection[str] = ("param", "grad", "update"),
         compression: str = "zstd",
         if_exists: IfExists = "error",
+        probing: Probing | None = None,
         on_step: Callable[[], None] | None = None,
     ) -> Recorder:
         """Train for ``steps`` steps from this seed and record it; returns the closed recorder.
+
+        ``probing`` says at which steps the noise is probed, and with what; the training is the same without.
 
         The run's id is made from everything that determines the numbers, so the same experiment gives the same bytes in
         ``tensors/``, as long as no part rolls by age (30 s); the values are the same in any case. Raises
@@ -93,7 +98,14 @@ class Experiment:
             compression=compression,
             if_exists=if_exists,
             run_id=_run_id(
-                self.problem, described, optimizee.data, seed, [steps, every, repr(schedule), sorted(save), compression]
+                self.problem,
+                described,
+                optimizee.data,
+                seed,
+                [
+                    *(steps, every, repr(schedule), sorted(save), compression),
+                    *([probing.to_json()] if probing is not None else []),
+                ],
             ),
             info={
                 "problem": {
@@ -104,17 +116,52 @@ class Experiment:
                 },
                 "optimizer": described,
                 **({"tuning": self.tuning.to_json()} if self.tuning else {}),
+                **({"probing": probing.to_json()} if probing is not None else {}),
             },
         )
         with recorder:
+            probe = None if probing is None else probing.prober(recorder, optimizee, seed, steps)
+            if probe is not None:
+                probe(0)
 
             def after_step(loss: Any) -> None:
                 recorder.log(loss=loss)
+                if probe is not None:
+                    probe(recorder.steps_seen)
                 if on_step is not None:
                     on_step()
 
             train(optimizee, optimizer, steps, on_step=after_step)
         return recorder
+
+    def sizes(
+        self,
+        *,
+        seed: int,
+        steps: int,
+        every: int = 1,
+        schedule: Schedule | None = None,
+        save: Collection[str] = ("param", "grad", "update"),
+        probing: Probing | None = None,
+    ) -> list[TableSize]:
+        """The tables that ``record`` would write for one seed: rows, and bytes before compression. Nothing is trained.
+
+        Raises what ``record`` raises for a problem or a number that cannot be used.
+        """
+        from trajectory_tools.store.size import run_sizes
+
+        parameters = dict(self.problem.start(seed).model.named_parameters())
+        recorded = schedule if schedule is not None else lambda step: step % every == 0
+        numels = {name: parameter.numel() for name, parameter in parameters.items()}
+        return run_sizes(
+            numels,
+            itemsize=max(4, *(parameter.element_size() for parameter in parameters.values())),
+            n_steps=steps,
+            n_recorded=sum(map(recorded, range(steps))),
+            n_columns=len(set(save)),
+            n_probed=0 if probing is None else probing.n_probed(steps),
+            probes=() if probing is None else probing.plans(sum(numels.values())),
+        )
 
 
 def title(entry: Options) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from trajectory_tools.run import Run
-from trajectory_tools.store.chunks import Chunk
 
 __all__ = ["Metric"]
 
@@ -36,14 +35,14 @@ class Metric(ABC, Generic[Context, State]):
     """Which of param, grad, update it reads; the chunks lack those that the run did not save."""
 
     table: ClassVar[str] = "tensors"
-    """Or ``scalars``: then it gets one chunk, with ``scalars`` alone."""
+    """Or ``scalars``: then it gets one chunk, with ``scalars`` alone; or ``probes``: then a chunk is a ``ProbeSet``."""
 
     @abstractmethod
     def prepare(self, run: Run) -> Context:
         """What ``update`` and ``finish`` need to know of the run; ``MissingData`` where the run cannot be measured."""
 
     def steps(self, context: Context) -> NDArray[np.int64] | None:
-        """The recorded steps that it needs, sorted, or None for all.
+        """The recorded (or probed) steps that it needs, sorted, or None for all.
 
         Chunks hold at least these, and others too where metrics that need more are computed in the same pass:
         ``update`` picks its own.
@@ -51,8 +50,12 @@ class Metric(ABC, Generic[Context, State]):
         return None
 
     @abstractmethod
-    def update(self, context: Context, chunk: Chunk) -> State:
-        """The state of one chunk alone; its arrays are float64."""
+    def update(self, context: Context, chunk: Any) -> State:
+        """The state of one chunk alone.
+
+        A ``Chunk`` of consecutive steps, its arrays float64; or, for the table ``probes``, one ``ProbeSet``: the noise
+        samples of one step and one batch size, as they were recorded.
+        """
 
     def nothing(self, context: Context) -> State | None:
         """The state of a run without any tensors, for a metric that ``prepare`` has enough for; else None."""

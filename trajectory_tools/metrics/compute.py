@@ -134,14 +134,19 @@ def _measure(
             steps[metric.name] = looked_at
     tensors = [metric for metric in wanted if metric.name in steps and metric.table == "tensors"]
     if tensors:
-        chosen = [steps[metric.name] for metric in tensors]
-        given = [s for s in chosen if s is not None]
-        kept = np.unique(np.concatenate(given)) if len(given) == len(chosen) else None
+        kept = _kept(tensors, steps)
         columns = [c for c in run.columns if any(c in metric.columns for metric in tensors)]
         job = partial(_pass, _Source.of(run, columns, kept), [(metric, contexts[metric.name]) for metric in tensors])
         parts = run.parts("tensors")
         partial_states = executor.map(job, [[part] for part in parts]) if executor else [job(parts)]
         states |= reduce(partial(_combine, tensors), partial_states, dict[str, Any]())
+    probing = [metric for metric in wanted if metric.name in steps and metric.table == "probes"]
+    if probing:
+        kept = _kept(probing, steps)
+        probed = run.probed_steps if kept is None else np.intersect1d(run.probed_steps, kept)
+        job = partial(_probe_pass, run, [(metric, contexts[metric.name]) for metric in probing])
+        partial_states = executor.map(job, _by_part(run, probed)) if executor else [job(probed)]
+        states |= reduce(partial(_combine, probing), partial_states, dict[str, Any]())
     for metric in wanted:
         if metric.name in steps and metric.table == "scalars":
             states[metric.name] = _attempt(metric, metric.update, contexts[metric.name], _scalar_chunk(run))
@@ -152,6 +157,15 @@ def _measure(
         if not isinstance(state, Skipped):
             state = _attempt(metric, _finished, metric, contexts[metric.name], state)
         yield metric, state
+
+
+def _kept(
+    wanted: Sequence[Metric[Any, Any]], steps: Mapping[str, NDArray[np.int64] | None]
+) -> NDArray[np.int64] | None:
+    """The steps that one of them needs, or None for all."""
+    chosen = [steps[metric.name] for metric in wanted]
+    given = [s for s in chosen if s is not None]
+    return np.unique(np.concatenate(given)) if len(given) == len(chosen) else None
 
 
 NOTHING = Skipped("nothing that it measures was recorded")
@@ -215,6 +229,23 @@ def _pass(source: _Source, wanted: Sequence[tuple[Metric[Any, Any], Any]], parts
     for chunk in source.chunks(parts):
         exact = chunk.float64()
         found = {metric.name: _attempt(metric, metric.update, context, exact) for metric, context in wanted}
+        states = _combine(only, states, found)
+    return states
+
+
+def _by_part(run: Run, probed: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The probed steps, those of one part together."""
+    starts = np.unique([part.first_step for part in run.parts("probes")])
+    part = np.searchsorted(starts, probed, side="right")
+    return np.split(probed, np.flatnonzero(np.diff(part)) + 1)
+
+
+def _probe_pass(run: Run, wanted: Sequence[tuple[Metric[Any, Any], Any]], steps: NDArray[np.int64]) -> dict[str, Any]:
+    """The states of all metrics over the probes of these steps."""
+    states: dict[str, Any] = {}
+    only = [metric for metric, _ in wanted]
+    for probes in run.probe_sets(steps) if steps.size else ():
+        found = {metric.name: _attempt(metric, metric.update, context, probes) for metric, context in wanted}
         states = _combine(only, states, found)
     return states
 

@@ -283,6 +283,5 @@ def _count_nonfinite(values: Floats, squares: Floats) -> Floats:
 
 def _joined(spans: list[Span], name: str, product: str, absent: float) -> Floats:
     return np.concatenate(
-        [np.empty(0)]
-        + [span.products.get(name, {}).get(product, np.full(len(span.steps), absent)) for span in spans]
+        [np.empty(0)] + [span.products.get(name, {}).get(product, np.full(len(span.steps), absent)) for span in spans]
     )

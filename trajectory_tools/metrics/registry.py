@@ -10,20 +10,33 @@ from typing import Any
 
 from trajectory_tools.errors import BadArgument, UnknownName
 from trajectory_tools.metrics.base import Metric
+from trajectory_tools.metrics.covariance import Covariance
 from trajectory_tools.metrics.dynamics import Dynamics
 from trajectory_tools.metrics.histogram import Histogram
 from trajectory_tools.metrics.loss import Loss
 from trajectory_tools.metrics.symmetry import Symmetry
+from trajectory_tools.metrics.tail_index import TailIndexMetric
+from trajectory_tools.metrics.temporal_covariance import TemporalCovariance
 
 __all__ = ["GROUP", "make_metric", "metrics"]
 
 GROUP = "trajectory_tools.metrics"
 
+BUILT_IN: tuple[type[Metric[Any, Any]], ...] = (
+    Loss,
+    Symmetry,
+    Histogram,
+    Dynamics,
+    TailIndexMetric,
+    Covariance,
+    TemporalCovariance,
+)
+
 
 @cache
 def metrics() -> dict[str, type[Metric[Any, Any]]]:
     """Name → metric. Another package's that cannot be made, or whose name is taken, is left out with a warning."""
-    found: dict[str, type[Metric[Any, Any]]] = {kind.name: kind for kind in (Loss, Symmetry, Histogram, Dynamics)}
+    found: dict[str, type[Metric[Any, Any]]] = {kind.name: kind for kind in BUILT_IN}
     for entry in entry_points(group=GROUP):
         try:
             kind = entry.load()

@@ -28,7 +28,9 @@ class Optimizee:
     """Something to train: a model with its initial weights, its stream of mini-batches, and its loss.
 
     ``batches`` never ends. ``loss(batch)`` is the 0-d loss of ``model`` as it then is. ``symmetries`` are the exact
-    ones of the architecture, with their units; ``data`` says what it is trained on.
+    ones of the architecture, with their units; ``data`` says what it is trained on. ``draw(n)`` is a batch of n samples
+    of the training set (None: as many as a mini-batch has), drawn uniformly without replacement, independently of all
+    other draws, from a stream of its own, which ``batches`` does not miss; ``None`` where there is no such stream.
     """
 
     model: nn.Module
@@ -36,6 +38,7 @@ class Optimizee:
     loss: Callable[[Any], Tensor]
     symmetries: tuple[SymmetryGroup, ...]
     data: str
+    draw: Callable[[int | None], Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

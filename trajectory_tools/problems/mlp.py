@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from trajectory_tools.data import ImageData, load_digits, load_images
+from trajectory_tools.errors import BadArgument
 from trajectory_tools.options import POSITIVE, option
 from trajectory_tools.problems.base import Optimizee, Problem, streams
 from trajectory_tools.symmetry.groups import Axis, SymmetryGroup, rescale, scale, translation
@@ -54,7 +55,7 @@ class MLP(Problem):
         if not fewest <= self.batch_size <= len(inputs):
             why = " (batch normalization needs at least 2)" if self.batch_norm else ""
             self.refuse("batch_size", self.batch_size, f"give a whole number from {fewest} to {len(inputs)}{why}")
-        weights_seed, batches_seed = streams(seed, 2)
+        weights_seed, batches_seed, draws_seed = streams(seed, 3)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(weights_seed)
             model = self._model(inputs.shape[1])
@@ -67,13 +68,23 @@ class MLP(Problem):
                     batch = order[end - self.batch_size : end]
                     yield inputs.index_select(0, batch), labels.index_select(0, batch)
 
+        draws = torch.Generator().manual_seed(draws_seed)
+
+        def draw(size: int | None) -> tuple[Tensor, Tensor]:
+            if size is not None and size > len(inputs):
+                raise BadArgument(
+                    f"{size:,} single samples are more than the {len(inputs):,} that there are; take fewer"
+                )
+            drawn = torch.randperm(len(inputs), generator=draws)[: size or self.batch_size]
+            return inputs.index_select(0, drawn), labels.index_select(0, drawn)
+
         def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
             x, y = batch
             return cross_entropy(model(x), y)
 
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         symmetries = tuple(group.checked(shapes) for group in self.symmetries())
-        return Optimizee(model, batches(), loss, symmetries, data)
+        return Optimizee(model, batches(), loss, symmetries, data, draw)
 
     def symmetries(self) -> tuple[SymmetryGroup, ...]:
         """Every exact symmetry of the three kinds, first layer first, softmax's last.

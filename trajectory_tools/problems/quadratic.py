@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import ClassVar
 
+from trajectory_tools.errors import BadArgument
 from trajectory_tools.options import POSITIVE, option
 from trajectory_tools.problems.base import Optimizee, Problem, streams
 
@@ -40,4 +41,11 @@ class Quadratic(Problem):
         def loss(_batch: tuple[()]) -> Tensor:
             return (W @ theta - y).square().sum()
 
-        return Optimizee(nn.ParameterDict({"theta": theta}), repeat(()), loss, (), "synthetic")
+        def draw(size: int | None) -> tuple[()]:
+            if size is not None:
+                raise BadArgument(
+                    f"{self.name} has no samples: its loss is deterministic; leave the single samples out"
+                )
+            return ()
+
+        return Optimizee(nn.ParameterDict({"theta": theta}), repeat(()), loss, (), "synthetic", draw)

@@ -11,9 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trajectory_tools.store.arrow import NUMPY_TYPES, number_array
+from trajectory_tools.store.probe_rows import ProbeBatch, ProductBatch
 from trajectory_tools.store.rows import RowLayout, StepRows, row_groups
-from trajectory_tools.store.stats_rows import StatsBatch
 from trajectory_tools.store.schema import ROW_GROUP_VALUES, scalars_schema, tensors_schema
+from trajectory_tools.store.stats_rows import StatsBatch
 
 __all__ = ["Batch", "ScalarBatch", "ScalarRow", "TensorBatch"]
 
@@ -106,4 +107,4 @@ class ScalarBatch:
         yield pa.table(columns, schema=schema)
 
 
-Batch = TensorBatch | ScalarBatch | StatsBatch
+Batch = TensorBatch | ScalarBatch | StatsBatch | ProbeBatch | ProductBatch

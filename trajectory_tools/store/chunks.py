@@ -16,7 +16,7 @@ from trajectory_tools.errors import DamagedPart
 from trajectory_tools.store.parts import ADVICE, Part, first_line
 from trajectory_tools.store.schema import ROW_GROUP_VALUES, VALUE_COLUMNS
 
-__all__ = ["CHUNK_VALUES", "Chunk", "read_chunks"]
+__all__ = ["CHUNK_VALUES", "Chunk", "any_in", "read_chunks", "select_rows", "whole_steps"]
 
 CHUNK_VALUES = ROW_GROUP_VALUES
 """About how many values of one column are in memory at a time; one step at the least."""
@@ -74,23 +74,24 @@ def read_chunks(
     """
     for part in parts:
         end = (before or {}).get(part.id.session)
-        if (end is not None and part.first_step >= end) or not _any_in(steps, part.first_step, part.last_step):
+        if (end is not None and part.first_step >= end) or not any_in(steps, part.first_step, part.last_step):
             continue
         file = part.open(folder, run_id)
         try:
-            for first, last, groups in _whole_steps(file.metadata):
-                if (end is None or first < end) and _any_in(steps, first, last):
+            for first, last, groups in whole_steps(file.metadata):
+                if (end is None or first < end) and any_in(steps, first, last):
                     table = file.read_row_groups(groups, columns=[*KEYS, *columns])
-                    yield from _chunks(_select(table, steps, end), columns, shapes)
+                    yield from _chunks(select_rows(table, steps, end), columns, shapes)
         except (OSError, pa.ArrowException) as error:
             raise DamagedPart(f"{folder / part.file} cannot be read ({first_line(error)}); {ADVICE}") from error
 
 
-def _any_in(steps: NDArray[np.int64] | None, first: int, last: int) -> bool:
+def any_in(steps: NDArray[np.int64] | None, first: int, last: int) -> bool:
+    """Whether one of the steps (sorted; None: all) lies between these two."""
     return steps is None or bool(np.searchsorted(steps, first) < np.searchsorted(steps, last, side="right"))
 
 
-def _whole_steps(metadata: pq.FileMetaData) -> Iterator[tuple[int, int, list[int]]]:
+def whole_steps(metadata: pq.FileMetaData) -> Iterator[tuple[int, int, list[int]]]:
     """(first step, last step, row groups) of consecutive row groups that hold whole steps, about a chunk at a time."""
     groups: list[int] = []
     first = last = values = 0
@@ -109,7 +110,8 @@ def _whole_steps(metadata: pq.FileMetaData) -> Iterator[tuple[int, int, list[int
         yield first, last, groups
 
 
-def _select(table: pa.Table, steps: NDArray[np.int64] | None, end: int | None) -> pa.Table:
+def select_rows(table: pa.Table, steps: NDArray[np.int64] | None, end: int | None) -> pa.Table:
+    """The rows of these steps, as far as they come before ``end``."""
     found = table.column("step").to_numpy()
     keep = np.ones(len(found), bool) if steps is None else np.isin(found, steps)
     if end is not None:

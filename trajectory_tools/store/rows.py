@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trajectory_tools.store.arrow import dictionary_array, list_array, number_array
 from trajectory_tools.store.schema import MAX_ROW_VALUES, ROW_GROUP_VALUES, VALUE_COLUMNS, tensors_schema
 
-__all__ = ["RowLayout", "StepRows", "row_groups"]
+__all__ = ["RowLayout", "StepRows", "list_column", "row_groups", "row_spans"]
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -103,6 +103,12 @@ class Cut:
 
 def row_groups(steps: Sequence[StepRows]) -> Iterator[pa.Table]:
     """Tables of whole steps, for consecutive steps of one layout; one step that is larger than a row group is cut."""
+    for start, stop in row_spans(steps):
+        yield _table(steps, start, stop)
+
+
+def row_spans(steps: Sequence[StepRows]) -> Iterator[tuple[int, int]]:
+    """The layout's rows (start, stop) that each of the row groups of these steps takes."""
     layout = steps[0].layout
     ends = np.cumsum(layout.lengths)
     start = 0
@@ -110,7 +116,7 @@ def row_groups(steps: Sequence[StepRows]) -> Iterator[pa.Table]:
         limit = (ends[start - 1] if start else 0) + ROW_GROUP_VALUES
         whole = len(steps) > 1 or ends[-1] <= limit
         stop = len(layout) if whole else max(start + 1, int(np.searchsorted(ends, limit, side="right")))
-        yield _table(steps, start, stop)
+        yield start, stop
         start = stop
 
 
@@ -124,10 +130,11 @@ def _table(steps: Sequence[StepRows], start: int, stop: int) -> pa.Table:
         number_array(np.tile(layout.offsets[start:stop], len(steps))),
     ]
     for name in VALUE_COLUMNS:
-        columns.append(_list_column(schema.field(name).type, [rows.cut(name, start, stop) for rows in steps]))
+        columns.append(list_column(schema.field(name).type, [rows.cut(name, start, stop) for rows in steps]))
     return pa.table(columns, schema=schema)
 
 
-def _list_column(list_type: pa.ListType, cuts: Sequence[Cut]) -> pa.Array:
+def list_column(list_type: pa.ListType, cuts: Sequence[Cut]) -> pa.Array:
+    """The column of these cuts, one after the other."""
     lengths, null = (np.concatenate([getattr(cut, name) for cut in cuts]) for name in ("lengths", "null"))
     return list_array(list_type, [cut.values for cut in cuts], lengths, null)

@@ -10,11 +10,15 @@ __all__ = [
     "FORMAT_NAME",
     "FORMAT_VERSION",
     "MAX_ROW_VALUES",
+    "PROBE_SOURCES",
+    "PROBE_TABLES",
     "RESERVED_SCALARS",
     "ROW_GROUP_VALUES",
     "STATS",
     "TABLES",
     "VALUE_COLUMNS",
+    "probe_products_schema",
+    "probes_schema",
     "scalars_schema",
     "stats_schema",
     "tensors_schema",
@@ -24,8 +28,14 @@ __all__ = [
 FORMAT_NAME = "trajectory-tools"
 FORMAT_VERSION = 1
 
-TABLES = ("scalars", "tensors", "stats", "probes")
+TABLES = ("scalars", "tensors", "stats", "probes", "probe_products")
 """The folders of a run that hold parts."""
+
+PROBE_TABLES = ("probes", "probe_products")
+"""What was measured in front of a step, which need not have been made."""
+
+PROBE_SOURCES = ("batch", "surrogate", "mean")
+"""Whose gradient a row of a probe holds, in the order of the rows."""
 
 VALUE_COLUMNS = ("param", "grad", "update")
 """θ_t before the step, the gradient as the optimizer used it, and θ_{t+1} − θ_t as it happened."""
@@ -88,14 +98,63 @@ def stats_schema() -> pa.Schema:
     )
 
 
+def probes_schema(dtype: str) -> pa.Schema:
+    """Columns of ``probes``: at θ_t and the optimizer's state in front of step t, what gradients would do.
+
+    One row per (step, source, batch_size, sample, parameter, offset). ``grad`` is a gradient, and ``update`` what the
+    optimizer would make of it. ``source`` says whose: ``batch``, of a mini-batch, the mean over its ``batch_size``
+    training samples (1: a single sample; null: not known), numbered by ``sample``; ``mean``, the mean of these
+    gradients; ``surrogate``, Gaussian ones of the same mean and sample covariance. A null gradient was None.
+
+    A step can have a set of each batch size. A set's rows stand together, those of its mean last: a set without is one
+    that an exception cut short, and readers pass over it.
+
+    ``coordinates``, of a sketch alone, and in the rows of the mean: which elements of the parameter (numbers in C
+    order) the lists of the set hold. Where it is null they are all there, in rows split by ``offset``.
+    """
+    values = pa.list_(pa.field("element", pa.type_for_alias(dtype), nullable=False))
+    return pa.schema(
+        [
+            pa.field("step", pa.int64(), nullable=False),
+            pa.field("name", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            pa.field("offset", pa.int64(), nullable=False),
+            pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            pa.field("batch_size", pa.int64()),
+            pa.field("sample", pa.int32(), nullable=False),
+            pa.field("grad", values),
+            pa.field("update", values),
+            pa.field("coordinates", pa.list_(pa.field("element", pa.int64(), nullable=False))),
+        ]
+    )
+
+
+def probe_products_schema() -> pa.Schema:
+    """Columns of ``probe_products``: a sketch's inner products over all coordinates, not only those that it holds.
+
+    One row per (step, source, batch_size, sample), for the K samples and then their mean, so that three symmetric or
+    square matrices stand in the rows: ``grad_grad``, ``update_update`` and ``update_grad`` are K + 1 float64, the inner
+    products of this row's gradient or update with that of each sample and of the mean. They are not centred.
+    """
+    products = pa.list_(pa.field("element", pa.float64(), nullable=False))
+    return pa.schema(
+        [
+            pa.field("step", pa.int64(), nullable=False),
+            pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            pa.field("batch_size", pa.int64()),
+            pa.field("sample", pa.int32(), nullable=False),
+            *(pa.field(name, products) for name in ("grad_grad", "update_update", "update_grad")),
+        ]
+    )
+
+
 def writer_options(schema: pa.Schema, compression: str) -> dict[str, Any]:
     """Options of ``ParquetWriter``: values split by byte, dictionary and statistics on the keys only."""
-    lists = [field.name for field in schema if pa.types.is_list(field.type)]
+    lists = [f.name for f in schema if pa.types.is_list(f.type) and pa.types.is_floating(f.type.value_type)]
     keys = [name for name in schema.names if name in ("step", "name", "offset")]
     return {
         "compression": compression,
         "compression_level": 1 if compression == "zstd" else None,
-        "use_dictionary": ["name"] if "name" in schema.names else False,
+        "use_dictionary": [name for name in ("name", "source") if name in schema.names] or False,
         "column_encoding": {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in lists} or None,
         "write_statistics": keys,
         "write_page_checksum": True,

@@ -21,7 +21,7 @@ from trajectory_tools.store.files import write_json
 from trajectory_tools.store.lock import lock_run
 from trajectory_tools.store.metadata import RUN_FILE, merged_params, read_metadata
 from trajectory_tools.store.parts import MANIFEST, committed_parts, first_line, repair_manifest
-from trajectory_tools.store.schema import FORMAT_NAME, FORMAT_VERSION, TABLES
+from trajectory_tools.store.schema import FORMAT_NAME, FORMAT_VERSION, PROBE_TABLES, TABLES
 from trajectory_tools.store.writer import RunWriter, WriterOptions
 
 __all__ = ["ANALYSIS", "IfExists", "Session", "remove_run"]
@@ -128,7 +128,10 @@ class Session:
         number = 1 + max([-1, *(entry["session"] for entry in sessions), *(part.id.session for part in parts)])
         # The last session with parts has superseded what earlier ones recorded further on.
         latest = max((part.id.session for part in parts), default=0)
-        self.next_step = 1 + max((part.last_step for part in parts if part.id.session == latest), default=-1)
+        of_latest = [part for part in parts if part.id.session == latest]
+        made = [part.last_step for part in of_latest if part.table not in PROBE_TABLES]
+        probed = [part.first_step for part in of_latest]  # in front of a step that was perhaps not made
+        self.next_step = 1 + max(made) if made else min(probed, default=0)
         self._entry: dict[str, Any] = {"session": number, "rank": rank, "started_at": utc_now(), "status": "recording"}
         own: dict[str, Any] = {
             "format": {"name": FORMAT_NAME, "version": FORMAT_VERSION},

@@ -117,4 +117,3 @@ class StatsBatch:
                 numbers = np.where(null, 0.0, values).astype(NUMPY_TYPES[dtype])
                 columns[f"{column}_{stat}"] = number_array(numbers, null=null)
         yield pa.table([columns[name] for name in schema.names], schema=schema)
-

@@ -19,6 +19,7 @@ from trajectory_tools.store.batch import Batch, ScalarBatch, ScalarRow, TensorBa
 from trajectory_tools.store.committer import Committer, yield_to_training
 from trajectory_tools.store.part_file import PartFile
 from trajectory_tools.store.parts import PartId, first_line
+from trajectory_tools.store.probe_rows import ProbeBatch, ProbeRows, ProductBatch, ProductRows
 from trajectory_tools.store.rows import StepRows
 from trajectory_tools.store.stats_rows import StatsBatch, StepStats
 
@@ -62,6 +63,8 @@ class Stream:
     part_bytes: int = 0
     sequence: int = 0
     schema: pa.Schema | None = None
+    within_step: bool = False
+    """Whether more rows of the last one's step may come: then its part may not end."""
 
     @property
     def born(self) -> float:
@@ -133,6 +136,24 @@ class RunWriter:
         """Hand over one step's scalars."""
         self._put("scalars", row, ScalarBatch.size(row), ScalarBatch)
 
+    def put_probe(self, sample: ProbeRows) -> None:
+        """Hand over one sample of a probe; call ``end_probes`` when the last one of the step is handed over."""
+        self._put("probes", sample, ProbeBatch.size(sample), ProbeBatch, within_step=True)
+
+    def put_products(self, rows: ProductRows) -> None:
+        """Hand over the inner products of a probe."""
+        self._put("probe_products", rows, ProductBatch.size(rows), ProductBatch)
+
+    def end_probes(self) -> None:
+        """Say that the step's probes are complete; a part of them, which holds whole steps, may end from here on."""
+        with self._changed:
+            stream = self._streams.get("probes")
+            if stream is not None and self.error is None:
+                stream.within_step = False
+                if stream.part_bytes >= self._options.part_bytes:
+                    self._end_part(stream)
+                self._changed.notify_all()
+
     def close(self) -> None:
         """Write and commit everything that was handed over; raises ``RecordingFailed`` if any of it could not be."""
         if os.getpid() != self._process:  # a forked child has no writer thread, and nothing of its own to write
@@ -151,11 +172,14 @@ class RunWriter:
                 " read; make room, or choose another folder, and record again"
             ) from self.error
 
-    def _put(self, table: str, row: Any, nbytes: int, new_batch: Callable[[], Batch]) -> None:
+    def _put(
+        self, table: str, row: Any, nbytes: int, new_batch: Callable[[], Batch], *, within_step: bool = False
+    ) -> None:
         with self._changed:
             if self._stopped():
                 return
             stream = self._streams.setdefault(table, Stream(table))
+            stream.within_step = within_step
             if stream.batch is not None and not stream.batch.takes(row, self._options.queue_bytes // (4 * ENCODERS)):
                 self._seal(stream)
             if self._open_bytes() + nbytes > self._options.queue_bytes:
@@ -216,7 +240,7 @@ class RunWriter:
             self._committer.expect(stream.part)
         self._work.append(Work(stream.part, batch))
         stream.part_bytes += batch.nbytes
-        if stream.part_bytes >= self._options.part_bytes:
+        if stream.part_bytes >= self._options.part_bytes and not stream.within_step:
             self._end_part(stream)
         self._changed.notify_all()
 
@@ -284,13 +308,14 @@ class RunWriter:
                     return None
                 if not self._end_old_parts():
                     # A put does not wake this thread: from then on a part becomes old.
-                    oldest = min([time.monotonic(), *(stream.born for stream in self._streams.values())])
+                    oldest = min([time.monotonic(), *(s.born for s in self._streams.values() if not s.within_step)])
                     self._changed.wait(timeout=oldest + self._options.part_seconds - time.monotonic())
             return None
 
     def _end_old_parts(self) -> bool:
         """End the parts that have become old; whether there were any."""
-        old = [s for s in self._streams.values() if time.monotonic() - s.born >= self._options.part_seconds]
+        born = {s.table: s.born for s in self._streams.values() if not s.within_step}
+        old = [self._streams[t] for t, since in born.items() if time.monotonic() - since >= self._options.part_seconds]
         for stream in old:
             self._end_part(stream)
         return bool(old)

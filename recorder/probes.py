@@ -1,0 +1,233 @@
+"""Probes of the noise: what many mini-batches, or single samples, would make the optimizer do, at one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trajectory_tools.errors import BadArgument
+from trajectory_tools.recorder.flat_space import FlatSpace
+from trajectory_tools.recorder.names import Named
+from trajectory_tools.recorder.probe_gradients import (
+    LossFunction,
+    batch_gradients,
+    concatenated,
+    leading_size,
+    sample_gradients,
+)
+from trajectory_tools.recorder.probe_updates import Gradients, Updates, check_optimizer
+from trajectory_tools.recorder.probe_writer import SetWriter
+from trajectory_tools.recorder.room import check_room
+from trajectory_tools.recorder.sketch import Sketch
+from trajectory_tools.recorder.snapshot import Snapshot, untouched
+from trajectory_tools.store.size import ProbePlan
+from trajectory_tools.store.writer import RunWriter
+
+__all__ = ["LossFunction", "Mode", "ProbeOptions", "Prober"]
+
+Mode = Literal["train", "eval"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeOptions:
+    """What ``Recorder.probe`` is told; see there."""
+
+    samples: int | None = None
+    surrogates: int = 0
+    batch_size: int | None = None
+    sketch: int | None = None
+    seed: int = 0
+    mode: Mode = "train"
+    prepare: Callable[[], object] | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 2), ("surrogates", 0), ("batch_size", 1), ("sketch", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise BadArgument(f"{name} is {value!r}; give a whole number from {least} on")
+        if self.mode not in ("train", "eval"):
+            raise BadArgument(f"mode is 'train' or 'eval', found {self.mode!r}")
+        if self.samples is not None and self.batch_size is not None:
+            raise BadArgument("batch_size is 1 where single samples are probed; leave it out")
+        if self.samples is not None and self.prepare is not None:
+            raise BadArgument(
+                "prepare sees the gradient of one mini-batch at a time; probe single samples as batches of one instead"
+            )
+
+
+class Prober:
+    """Probes one optimizer, and hands what it finds to the run's writer."""
+
+    def __init__(self, folder: Path, opt: Optimizer, named: Sequence[Named], modules: Sequence[nn.Module]) -> None:
+        check_optimizer(opt)
+        if not modules:
+            raise BadArgument(
+                "a probe puts the model's buffers back, and the recorder was given no module; give probe(model=...)"
+            )
+        self._folder = folder
+        self._optimizer = opt
+        self._modules = modules
+        self._space = FlatSpace(named)
+
+    def probe(
+        self,
+        loss_fn: LossFunction,
+        batches: Iterable[Any],
+        options: ProbeOptions,
+        *,
+        step: int,
+        probed: set[int | None],
+        writer: RunWriter,
+    ) -> None:
+        """One set of noise samples; ``probed`` are the batch sizes that were probed at this step already."""
+        self._check_mode(options)
+        with untouched(self._optimizer, self._modules) as snapshot:
+            given = batches if isinstance(batches, Sized) else list(batches)
+            n_samples = len(given) if options.samples is None else options.samples
+            if n_samples < 2:
+                raise BadArgument(f"the spread of {n_samples} mini-batch is not defined; give at least 2")
+            plan = ProbePlan(n_samples, options.surrogates, self._space.n_values, options.sketch)
+            itemsize = self._space.dtype.itemsize
+            check_room(
+                f"a probe of {n_samples:,} samples of {self._space.n_values:,} values each",
+                self._folder,
+                disk=plan.bytes(itemsize),
+                memory=plan.memory(itemsize),
+                advice="probe fewer" if options.sketch else "probe fewer, or record a sketch (sketch=, --probe-sketch)",
+            )
+            batch_size = _batch_size(given, options)
+            if batch_size in probed:
+                size = "single samples" if batch_size == 1 else f"mini-batches of {batch_size or 'unknown size'}"
+                raise BadArgument(
+                    f"step {step} has been probed with {size} already; probe it once with each batch size"
+                )
+            updates = Updates(self._optimizer, snapshot)
+            to = SetWriter(
+                writer,
+                self._space,
+                updates,
+                step=step,
+                batch_size=batch_size,
+                n_samples=n_samples,
+                n_surrogates=options.surrogates,
+                seed=options.seed,
+                sketch=self._sketch(options),
+            )
+            if options.samples is None:
+                samples = self._of_batches(loss_fn, given, options, batch_size, snapshot)
+            else:
+                samples = self._of_samples(loss_fn, given, options.samples, snapshot)
+            for gradients, n in _stacks(samples, lambda: updates.stack):
+                taken = self._measured(gradients, n, updates)
+                probed.add(batch_size)  # from here on there are rows of it
+                to.take(*taken)
+            to.finish()
+
+    def _of_batches(
+        self, loss_fn: LossFunction, batches: Any, options: ProbeOptions, batch_size: int | None, snapshot: Snapshot
+    ) -> Iterator[Sample]:
+        """The gradient of each mini-batch."""
+        for batch in batches:
+            if options.batch_size is None and leading_size(batch) != batch_size:
+                raise BadArgument(_sizes_differ(batch_size, leading_size(batch)))
+            gradients = batch_gradients(loss_fn, batch, self._optimizer, snapshot.parameters, prepare=options.prepare)
+            snapshot.restore_buffers()
+            self._check_mode(options)  # loss_fn may have changed it
+            yield gradients, None
+
+    def _of_samples(self, loss_fn: LossFunction, batches: Any, n_samples: int, snapshot: Snapshot) -> Iterator[Sample]:
+        """The gradients of single samples, many at a time."""
+        batch, model = concatenated(list(batches), n_samples), self._modules[0]
+        for gradients, n in sample_gradients(loss_fn, batch, self._optimizer, model, snapshot.parameters):
+            snapshot.restore_buffers()
+            yield gradients, n
+
+    def _measured(self, gradients: Gradients, n: int | None, updates: Updates) -> tuple[Tensor, Any, Tensor]:
+        """(gradients, which parameters have one, updates) as rows, of n stacked samples or of one."""
+        if n is None:
+            made, _ = self._space.of_one(updates.of_one(gradients))
+            return *self._space.of_one(gradients), made
+        made, _ = self._space.of_stack(updates.of_stack(gradients, n), n)
+        return *self._space.of_stack(gradients, n), made
+
+    def _sketch(self, options: ProbeOptions) -> Sketch | None:
+        if options.sketch is None:
+            return None
+        if options.sketch > self._space.n_values:
+            raise BadArgument(
+                f"a sketch of {options.sketch:,} coordinates is more than the {self._space.n_values:,} that there are;"
+                " leave it out"
+            )
+        return Sketch(self._space.layout, options.sketch, options.seed)
+
+    def _check_mode(self, options: ProbeOptions) -> None:
+        for module in self._modules:
+            if module.training != (options.mode == "train"):
+                found, other = ("train", "eval") if module.training else ("eval", "train")
+                raise BadArgument(
+                    f"the model is in {found} mode, in which it can be another function than in {other} mode (dropout,"
+                    f" batch normalization); call model.{other}() first, or, if it is trained like this, give"
+                    f" mode={found!r}"
+                )
+
+
+Sample = tuple[Gradients, int | None]
+"""The gradients of n samples, (n, *shape) for each parameter; or of one, in the parameters' shapes, and None."""
+
+
+def _stacks(samples: Iterable[Sample], size: Callable[[], int]) -> Iterator[Sample]:
+    """The samples, as many of them stacked as the optimizer takes at a time, where they can be."""
+    waiting: list[Gradients] = []
+    for gradients, n in samples:
+        if n is not None:
+            start = 0
+            while start < n:
+                stop = min(start + size(), n)
+                yield [None if g is None else g[start:stop] for g in gradients], stop - start
+                start = stop
+            continue
+        waiting.append(gradients)
+        if len(waiting) >= size():
+            yield from _stacked(waiting)
+            waiting = []
+    yield from _stacked(waiting)
+
+
+def _stacked(samples: Sequence[Gradients]) -> Iterator[Sample]:
+    """Stacked into one; one by one where parameters are without gradient in some of them, or it is sparse."""
+    alike = len(samples) > 1
+    for of_one in zip(*samples, strict=True) if alike else ():
+        there = [gradient is not None and gradient.layout is torch.strided for gradient in of_one]
+        alike &= all(there) or all(gradient is None for gradient in of_one)
+    if alike:
+        yield [None if of[0] is None else torch.stack(of) for of in zip(*samples, strict=True)], len(samples)
+    else:
+        yield from ((gradients, None) for gradients in samples)
+
+
+def _batch_size(batches: Any, options: ProbeOptions) -> int | None:
+    """How many training samples a gradient is the mean of; ``BadArgument`` where the mini-batches differ in it."""
+    if options.samples is not None:
+        return 1
+    if options.batch_size is not None:
+        return options.batch_size
+    if not isinstance(batches, Sequence):
+        return leading_size(next(iter(batches)))
+    first, *rest = [leading_size(batch) for batch in batches]
+    for size in rest:
+        if size != first:
+            raise BadArgument(_sizes_differ(first, size))
+    return first
+
+
+def _sizes_differ(first: int | None, other: int | None) -> str:
+    return (
+        f"the mini-batches have {first} and {other} samples, and the noise of a gradient depends on its batch size;"
+        " leave those of another size out"
+    )

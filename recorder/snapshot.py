@@ -1,0 +1,190 @@
+"""What a probe may touch of a training, put back as it was: to the bit, in place, after every sample and at the end."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.optim import Optimizer, optimizer
+
+from trajectory_tools.errors import BadArgument
+
+__all__ = ["Snapshot", "no_hooks", "untouched"]
+
+HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+GLOBAL_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
+
+
+class Snapshot:
+    """Copies of parameters, buffers and the optimizer's state, and the way back to them.
+
+    ``restore_optimizer`` puts back what a step changes: parameters, states, also those that the step made, and whatever
+    else the optimizer holds in dicts, lists and attributes. ``restore_buffers`` puts back what a forward pass changes.
+    """
+
+    def __init__(self, opt: Optimizer, modules: Sequence[nn.Module]) -> None:
+        self.parameters = list(dict.fromkeys(p for group in opt.param_groups for p in group["params"]))
+        held = dict.fromkeys(p for module in modules for p in module.parameters())
+        self._containers: list[tuple[Any, Any]] = []
+        self._seen: set[int] = set()
+        found = dict.fromkeys([*self.parameters, *held])
+        for each in _optimizers(opt):
+            self._walk(vars(each), found)
+        self._stepped = [_Copy(tensor) for tensor in found]
+        self._buffers = [_Copy(b) for b in dict.fromkeys(b for module in modules for b in module.buffers())]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that is put back."""
+        return [copy.tensor for copy in (*self._stepped, *self._buffers)]
+
+    def restore_optimizer(self) -> None:
+        """As before any step."""
+        for container, content in self._containers:
+            if isinstance(container, dict):
+                hooks = {name: container[name] for name in HOOKS if name in container}  # what ``no_hooks`` put there
+                container.clear()
+                container.update(content)
+                container.update(hooks)
+            else:
+                container[:] = content
+        _restore(self._stepped)
+
+    def restore_buffers(self) -> None:
+        """As before any forward pass."""
+        _restore(self._buffers)
+
+    def _walk(self, container: Any, found: dict[Tensor, None]) -> None:
+        """Note what the container holds, and find the tensors in it and below."""
+        if id(container) in self._seen:
+            return
+        self._seen.add(id(container))
+        if isinstance(container, dict):
+            self._containers.append((container, dict(container)))
+        elif isinstance(container, list):
+            self._containers.append((container, list(container)))
+        for value in container.values() if isinstance(container, dict) else container:
+            if isinstance(value, Tensor):
+                found[value] = None
+            elif isinstance(value, dict | list | tuple):
+                self._walk(value, found)
+
+
+class _Copy:
+    """A tensor's values, and its memory, to which they go back."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self._memory = tensor.detach()
+        self._values = self._memory.clone()
+
+    def restore(self) -> None:
+        """The same values in the same memory."""
+        if self._memory.layout is torch.strided and self.tensor.data_ptr() != self._memory.data_ptr():
+            self.tensor.data = self._memory
+        self._memory.copy_(self._values)
+
+
+def _restore(copies: Iterable[_Copy]) -> None:
+    with torch.no_grad():
+        for copy in copies:
+            copy.restore()
+
+
+def _optimizers(opt: Optimizer) -> list[Optimizer]:
+    """The optimizer, and those that it wraps."""
+    found = [opt]
+    for each in found:
+        found += [v for v in vars(each).values() if isinstance(v, Optimizer) and not any(v is known for known in found)]
+    return found
+
+
+@contextmanager
+def no_hooks(opt: Optimizer, *, refuse: str = "") -> Iterator[None]:
+    """Within this, no step hook of the optimizer fires, nor a global one; with ``refuse``, a step raises that."""
+
+    def refusing(*_: Any) -> None:
+        raise BadArgument(refuse)
+
+    each = _optimizers(opt)
+    own = [(one, name, getattr(one, name)) for one in each for name in HOOKS]
+    everyones = [(hooks, OrderedDict(hooks)) for name in GLOBAL_HOOKS if (hooks := getattr(optimizer, name))]
+    try:
+        for one, name, _ in own:
+            setattr(one, name, OrderedDict({0: refusing} if refuse and name == HOOKS[0] else {}))
+        for hooks, _ in everyones:
+            hooks.clear()
+        yield
+    finally:
+        for one, name, hooks in own:
+            setattr(one, name, hooks)
+        for hooks, content in everyones:
+            hooks.clear()
+            hooks.update(content)
+
+
+@contextmanager
+def untouched(opt: Optimizer, modules: Sequence[nn.Module]) -> Iterator[Snapshot]:
+    """Whatever is done to optimizer and modules within this, they are afterwards as before.
+
+    Beside what a ``Snapshot`` holds: gradients, train and eval mode, the versions by which autograd tells that a tensor
+    has changed, and the global generators of torch (CPU and CUDA), NumPy and Python.
+    """
+    with ExitStack() as stack:
+        stack.callback(_generators())
+        stack.callback(_modes(modules))
+        snapshot = Snapshot(opt, modules)
+        leaves = dict.fromkeys([*snapshot.parameters, *(p for module in modules for p in module.parameters())])
+        stack.callback(_gradients(leaves))
+        for tensor in snapshot.tensors:
+            # A graph that was built before the probe must still go backward after it.
+            stack.enter_context(_unsafe_preserve_version_counter(tensor))
+        stack.callback(snapshot.restore_buffers)
+        stack.callback(snapshot.restore_optimizer)
+        yield snapshot
+
+
+def _generators() -> Callable[[], None]:
+    cpu, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    # Where CUDA was not used yet, asking for its state would start it.
+    started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if started else []
+
+    def restore() -> None:
+        torch.set_rng_state(cpu)
+        random.setstate(python)
+        np.random.set_state(numpy)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+    return restore
+
+
+def _modes(modules: Sequence[nn.Module]) -> Callable[[], None]:
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+
+    def restore() -> None:
+        for part, training in modes:
+            part.training = training
+
+    return restore
+
+
+def _gradients(leaves: Iterable[Tensor]) -> Callable[[], None]:
+    """Takes the gradients away, so that nothing is added to them."""
+    gradients = [(leaf, leaf.grad) for leaf in leaves]
+    for leaf, _ in gradients:
+        leaf.grad = None
+
+    def restore() -> None:
+        for leaf, gradient in gradients:
+            leaf.grad = gradient
+
+    return restore

@@ -1,0 +1,78 @@
+"""When and how the noise of a built-in problem is probed while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from trajectory_tools.errors import BadArgument
+
+if TYPE_CHECKING:
+    from trajectory_tools.problems import Optimizee
+    from trajectory_tools.recorder import Recorder
+    from trajectory_tools.store.size import ProbePlan
+
+__all__ = ["Probing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probing:
+    """A probe in front of every n-th step, or of the steps ``at``: mini-batches, single samples, or both.
+
+    ``batches`` and ``samples`` are how many (0: none), ``surrogates`` how many Gaussian gradients go with each set, and
+    ``sketch`` how many coordinates are kept, where not all are. The mini-batches are independent of each other and of
+    those that are trained on.
+    """
+
+    every: int = 1
+    at: tuple[int, ...] = ()
+    batches: int = 64
+    samples: int = 0
+    surrogates: int = 0
+    sketch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("every", 1), ("surrogates", 0), ("sketch", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise BadArgument(f"probe: {name} is {value}; give {least} or more")
+        for name in ("batches", "samples"):
+            if (value := getattr(self, name)) in (1,) or value < 0:
+                raise BadArgument(f"probe: {name} is {value}; the spread needs 2 or more (0: none are probed)")
+        if not self.batches and not self.samples:
+            raise BadArgument("probe: neither mini-batches nor single samples are to be probed; give at least 2 of one")
+
+    def __call__(self, step: int) -> bool:
+        """Whether this step is probed."""
+        return step in self.at if self.at else step % self.every == 0
+
+    def n_probed(self, n_steps: int) -> int:
+        """How many of the steps are."""
+        return sum(map(self, range(n_steps)))
+
+    def plans(self, n_values: int) -> list[ProbePlan]:
+        """The sets of one step, for a model of so many values."""
+        from trajectory_tools.store.size import ProbePlan
+
+        return [ProbePlan(n, self.surrogates, n_values, self.sketch) for n in (self.batches, self.samples) if n]
+
+    def to_json(self) -> dict[str, Any]:
+        """For run.json."""
+        return asdict(self)
+
+    def prober(self, recorder: Recorder, optimizee: Optimizee, seed: int, n_steps: int) -> Callable[[int], None]:
+        """What to call in front of each step, with its number; ``BadArgument`` for a problem that has no draws."""
+        if optimizee.draw is None:
+            raise BadArgument("this problem has no stream of mini-batches beside that of its training to probe with")
+        draw = optimizee.draw
+        options: dict[str, Any] = {"surrogates": self.surrogates, "sketch": self.sketch, "seed": seed}
+
+        def before_step(step: int) -> None:
+            if step >= n_steps or not self(step):
+                return
+            if self.batches:
+                recorder.probe(optimizee.loss, [draw(None) for _ in range(self.batches)], **options)
+            if self.samples:
+                recorder.probe(optimizee.loss, [draw(self.samples)], samples=self.samples, **options)
+
+        return before_step
