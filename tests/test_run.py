@@ -52,7 +52,7 @@ def test_what_is_not_there_is_said_in_one_sentence(run):
         (lambda: run.array("gard", "w"), UnknownName, "did you mean grad"),
         (lambda: run.array("param", "w"), MissingData, r"it has: grad, update.*--save"),
         (lambda: run.query("SELECT nothing FROM scalars"), BadArgument, "nothing"),
-        (lambda: run.query("SELECT * FROM probes"), BadArgument, "probes"),
+        (lambda: run.query("SELECT * FROM elsewhere"), BadArgument, "elsewhere"),
         (lambda: run.query("nonsense"), BadArgument, "query failed"),
         (lambda: find_runs([run.path / "none"]), TrajectoryError, "no such folder"),
     ):
