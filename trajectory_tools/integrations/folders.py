@@ -24,7 +24,7 @@ def plain_optimizer(optimizer: Any) -> Any:
 def attach_recorders(
     path: str | Path, model: nn.Module, optimizers: Sequence[Any], options: dict[str, Any]
 ) -> list[Recorder]:
-    """A recorder in the folder; where there are several optimizers, one each in ``optimizer-0``, ``optimizer-1``, ..."""
+    """A recorder in the folder; for each of several optimizers one in ``optimizer-0``, ``optimizer-1``, ..."""
     plain = [plain_optimizer(optimizer) for optimizer in optimizers]
     paths = [Path(path)] if len(plain) == 1 else [Path(path) / f"optimizer-{i}" for i in range(len(plain))]
     recorders = [Recorder(each, model, optimizer, **options) for each, optimizer in zip(paths, plain, strict=True)]
