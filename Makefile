@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test test-all lint package bench lock clean
+.PHONY: help setup demo test test-all test-integrations lint package bench lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -28,6 +28,11 @@ test: $(READY)  ## run the tests
 
 test-all: $(READY)  ## run the tests, the slow ones too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-integrations: $(READY)  ## install Lightning and Transformers, and run the tests in them
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock \
+		'lightning>=2.2' 'transformers>=4.46' 'accelerate>=1.0'
+	$(BIN)/python -m pytest tests/integrations $(PYTEST_ARGS)
 
 # mypy finds a package by its folder, and package-dir maps four of ours from elsewhere: it sees them through links.
 TYPED := build/typed/trajectory_tools

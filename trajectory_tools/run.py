@@ -477,13 +477,18 @@ def find_runs(paths: Runs, *, damaged: Damaged = "error") -> list[Run]:
         if isinstance(path, Run):
             found.setdefault(path.path.resolve(), path)
             continue
-        folders = [Path(path)] if (Path(path) / RUN_FILE).exists() else _runs_below(Path(path))
+        folders = _with_later(Path(path)) if (Path(path) / RUN_FILE).exists() else _runs_below(Path(path))
         below = [Run(f, damaged=damaged) for f in folders if f.resolve() not in found]
         for run in sorted(below, key=lambda run: str(run.metadata.get("created_at"))):
             found[run.path.resolve()] = run
     if not found:
         raise BadArgument("no runs were given; name at least one run folder")
     return list(found.values())
+
+
+def _with_later(path: Path) -> list[Path]:
+    """The run and those of the optimizers that its script made later, which stand below it."""
+    return [path, *(file.parent for file in sorted(path.glob(f"optimizer-*/{RUN_FILE}")))]
 
 
 def _runs_below(path: Path) -> list[Path]:

@@ -15,7 +15,8 @@ LOOKS_AROUND = """
 import json, os, sys, warnings
 assert "torch" not in sys.modules and "numpy" not in sys.modules and "pyarrow" not in sys.modules
 import __main__
-main = {k: repr(v) for k, v in vars(__main__).items() if k.startswith("__") and k not in ("__builtins__", "__loader__", "__spec__")}
+apart = ("__builtins__", "__loader__", "__spec__")
+main = {k: repr(v) for k, v in vars(__main__).items() if k.startswith("__") and k not in apart}
 main["spec"] = getattr(__spec__, "name", None)
 main["loader"] = type(__loader__).__name__
 print(json.dumps({
@@ -69,7 +70,7 @@ def test_workers_that_are_spawned_or_forked(tmp_path):
 
 
 ENDINGS = {
-    "raise": "def f():\n    raise ValueError('of mine')\ntry:\n    f()\nexcept ValueError as e:\n    raise KeyError('k') from e",
+    "raise": "def f():\n    raise OSError('x')\ntry:\n    f()\nexcept OSError as e:\n    raise KeyError('k') from e",
     "note": "e = RuntimeError('x')\ne.add_note('noted')\nraise e",
     "syntax": "x = (",
     "exit": "import sys\nsys.exit()",

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from launching import EXAMPLES, TRAJ, launch, run
+from launching import EXAMPLES, TRAJ, launch
+from launching import run as run_process
 
 from trajectory_tools.run import find_runs, open_run
 
@@ -87,8 +88,10 @@ def test_clipped_and_unscaled_gradients(ended):
 def test_a_script_beside_modules_of_its_own(tmp_path):
     """From start to end in processes of their own: torch is imported by the script, and not before."""
     script = EXAMPLES / "beside" / "train.py"
-    plain = run(sys.executable, script, "--save", tmp_path / "plain", cwd=tmp_path)
-    recorded = run(TRAJ, "record", script, "--match", "weight", "--", "--save", tmp_path / "recorded", cwd=tmp_path)
+    plain = run_process(sys.executable, script, "--save", tmp_path / "plain", cwd=tmp_path)
+    recorded = run_process(
+        TRAJ, "record", script, "--match", "weight", "--", "--save", tmp_path / "recorded", cwd=tmp_path
+    )
     assert (plain.code, recorded.code, recorded.stdout) == (0, 0, plain.stdout), recorded.stderr
     one, two = torch.load(tmp_path / "plain"), torch.load(tmp_path / "recorded")
     assert all(torch.equal(one[key], two[key]) for key in one)
