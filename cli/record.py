@@ -14,9 +14,20 @@ from typer.core import TyperCommand
 from trajectory_tools.cli.arguments import Force, Json
 from trajectory_tools.cli.free_options import free_options, print_options
 from trajectory_tools.cli.output import next_command, print_json, progress, say
+from trajectory_tools.cli.recorder_options import (
+    SELECTING,
+    Budget,
+    Match,
+    Projection,
+    SelectionSeed,
+    Stats,
+    Subsample,
+    recorder_options,
+)
 from trajectory_tools.errors import BadArgument, OutputExists, UnknownName
 
 if TYPE_CHECKING:
+    from trajectory_tools.recorder import Recorder
     from trajectory_tools.recorder.schedule import Schedule
 
 
@@ -56,6 +67,12 @@ def record(
     compression: Annotated[
         str, typer.Option(help="zstd; none: faster, larger; auto: as fast as the training needs.")
     ] = "zstd",
+    match: Match = None,
+    subsample: Subsample = None,
+    projection: Projection = None,
+    selection_seed: SelectionSeed = 0,
+    stats: Stats = True,
+    budget: Budget = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -82,6 +99,14 @@ def record(
         "schedule": _schedule(every, at, per_decade, steps),
         "save": _columns(save),
         "compression": compression,
+        **recorder_options(
+            match=match,
+            subsample=subsample,
+            projection=projection,
+            selection_seed=selection_seed,
+            stats=stats,
+            budget=budget,
+        ),
     }
     if lr == "tune":
         say(f"tuning the learning rate of {optimizer} on {problem} ...")
@@ -102,6 +127,7 @@ def record(
                 label=label or output.name,
                 if_exists="replace" if force else "error",
                 on_step=advance,
+                on_start=_say_choice,
                 **options,
             )
         say(f"recorded {recorder.steps_seen:,} steps of {problem} with {optimizer}, seed {number}")
@@ -110,6 +136,11 @@ def record(
     if json:
         print_json([str(folder) for folder in folders.values()])
     next_command("traj", "report", output, "-o", "report.html")
+
+
+def _say_choice(recorder: Recorder) -> None:
+    if recorder.budget_choice is not None:
+        say(recorder.budget_choice)
 
 
 def _problem_first(words: Sequence[str]) -> str:
@@ -166,6 +197,7 @@ COMMON = {
     "force",
     "lr",
     "optimizer",
+    *SELECTING,
 }
 
 

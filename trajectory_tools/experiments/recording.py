@@ -62,8 +62,12 @@ class Experiment:
         compression: str = "zstd",
         if_exists: IfExists = "error",
         on_step: Callable[[], None] | None = None,
+        on_start: Callable[[Recorder], None] | None = None,
+        **recorder_options: Any,
     ) -> Recorder:
         """Train for ``steps`` steps from this seed and record it; returns the closed recorder.
+
+        ``recorder_options`` are more arguments of the ``Recorder``.
 
         The run's id is made from everything that determines the numbers, so the same experiment gives the same bytes in
         ``tensors/``, as long as no part rolls by age (30 s); the values are the same in any case. Raises
@@ -93,8 +97,14 @@ class Experiment:
             compression=compression,
             if_exists=if_exists,
             run_id=_run_id(
-                self.problem, described, optimizee.data, seed, [steps, every, repr(schedule), sorted(save), compression]
+                self.problem,
+                described,
+                optimizee.data,
+                seed,
+                [steps, every, repr(schedule), sorted(save), compression, *map(list, sorted(recorder_options.items()))],
             ),
+            steps=steps,
+            **recorder_options,
             info={
                 "problem": {
                     "name": self.problem.name,
@@ -107,6 +117,8 @@ class Experiment:
             },
         )
         with recorder:
+            if on_start is not None:
+                on_start(recorder)
 
             def after_step(loss: Any) -> None:
                 recorder.log(loss=loss)
