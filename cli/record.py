@@ -17,10 +17,21 @@ from trajectory_tools.cli.dry_run import print_sizes
 from trajectory_tools.cli.free_options import free_options, print_options
 from trajectory_tools.cli.output import next_command, print_json, progress, say
 from trajectory_tools.cli.record_script import OF_PROBLEMS, OF_SCRIPTS, SCRIPT_ARGUMENTS, record_script, refuse_options
+from trajectory_tools.cli.recorder_options import (
+    SELECTING,
+    Budget,
+    Match,
+    Projection,
+    SelectionSeed,
+    Stats,
+    Subsample,
+    recorder_options,
+)
 from trajectory_tools.errors import BadArgument, OutputExists, UnknownName
 
 if TYPE_CHECKING:
     from trajectory_tools.experiments.probing import Probing
+    from trajectory_tools.recorder import Recorder
     from trajectory_tools.recorder.schedule import Schedule
 
 
@@ -56,14 +67,6 @@ def record(
     module: Annotated[
         str | None,
         typer.Option("--module", "-m", help="Run a module, as `python -m` does.", rich_help_panel=OF_SCRIPTS),
-    ] = None,
-    match: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX",
-            help="Only parameters in whose name this is found, such as '^head'.",
-            rich_help_panel=OF_SCRIPTS,
-        ),
     ] = None,
     optimizer_index: Annotated[
         int | None,
@@ -106,18 +109,40 @@ def record(
         str, typer.Option(help="zstd; none: faster, larger; auto: as fast as the training needs.")
     ] = "zstd",
     probe_every: Annotated[
-        int | None, typer.Option(help="Probe the noise in front of every n-th step.", show_default=False)
+        int | None,
+        typer.Option(
+            help="Probe the noise in front of every n-th step.", show_default=False, rich_help_panel=OF_PROBLEMS
+        ),
     ] = None,
-    probe_batches: Annotated[int, typer.Option(help="Mini-batches in a probe; 0: none.")] = 64,
-    probe_samples: Annotated[int, typer.Option(help="Single samples in a probe, beside the mini-batches.")] = 0,
+    probe_batches: Annotated[
+        int, typer.Option(help="Mini-batches in a probe; 0: none.", rich_help_panel=OF_PROBLEMS)
+    ] = 64,
+    probe_samples: Annotated[
+        int, typer.Option(help="Single samples in a probe, beside the mini-batches.", rich_help_panel=OF_PROBLEMS)
+    ] = 0,
     probe_surrogates: Annotated[
-        int, typer.Option(help="Gaussian gradients of the same covariance, put through the optimizer as well.")
+        int,
+        typer.Option(
+            help="Gaussian gradients of the same covariance, put through the optimizer as well.",
+            rich_help_panel=OF_PROBLEMS,
+        ),
     ] = 0,
     probe_sketch: Annotated[
         int | None,
-        typer.Option(help="Keep so many coordinates of a probe, and exact inner products. (default: all)"),
+        typer.Option(
+            help="Keep so many coordinates of a probe, and exact inner products. (default: all)",
+            rich_help_panel=OF_PROBLEMS,
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how large the run will be, and end.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how large the run will be, and end.", rich_help_panel=OF_PROBLEMS)
+    ] = False,
+    match: Match = None,
+    subsample: Subsample = None,
+    projection: Projection = None,
+    selection_seed: SelectionSeed = 0,
+    stats: Stats = True,
+    budget: Budget = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -138,6 +163,14 @@ def record(
     `traj record digits-mlp --optimizer adam --probe-every 20 --probe-surrogates 64 -o runs/noise`
     """
     own: list[str] | None = ctx.meta[SCRIPT_ARGUMENTS]
+    selecting = recorder_options(
+        match=match,
+        subsample=subsample,
+        projection=projection,
+        selection_seed=selection_seed,
+        stats=stats,
+        budget=budget,
+    )
     if problem is not None and problem.startswith("-"):
         raise BadArgument(_problem_first([problem, *ctx.args]))
     if module is not None or (problem is not None and _is_script(problem)):
@@ -152,10 +185,10 @@ def record(
                 "every": every,
                 "schedule": _schedule(every, at, per_decade, None),
                 "save": _columns(save),
-                "match": match,
                 "label": label,
                 "if_exists": "replace" if force else "error",
                 "compression": compression if _was_given(ctx, "compression") else "auto",
+                **selecting,
             },
         )
     if problem is None:
@@ -177,10 +210,11 @@ def record(
         "schedule": _schedule(every, at, per_decade, steps),
         "save": _columns(save),
         "probing": _probing(probe_every, probe_batches, probe_samples, probe_surrogates, probe_sketch),
+        **selecting,
     }
     if dry_run:
         experiment = Experiment(made, optimizer, optimizer_given)
-        print_sizes(experiment.sizes(seed=seed, steps=steps, **options), seeds=seeds, json=json)
+        print_sizes(experiment.size(seed=seed, steps=steps, **options).tables, seeds=seeds, json=json)
         return
     options["compression"] = compression
     if lr == "tune":
@@ -203,6 +237,7 @@ def record(
                 label=label or output.name,
                 if_exists="replace" if force else "error",
                 on_step=advance,
+                on_start=_say_choice,
                 **options,
             )
         say(f"recorded {recorder.steps_seen:,} steps of {problem} with {optimizer}, seed {number}")
@@ -227,6 +262,11 @@ def _is_script(target: str) -> bool:
         or Path(target).is_file()
         or Path(target, "__main__.py").is_file()
     )
+
+
+def _say_choice(recorder: Recorder) -> None:
+    if recorder.budget_choice is not None:
+        say(recorder.budget_choice)
 
 
 def _problem_first(words: Sequence[str]) -> str:
@@ -284,6 +324,7 @@ COMMON = {
     "force",
     "lr",
     "optimizer",
+    *SELECTING,
 }
 
 

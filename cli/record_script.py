@@ -89,7 +89,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     if options["compression"] not in COMPRESSIONS:
         raise UnknownName("compression", options["compression"], COMPRESSIONS)
     try:
-        re.compile(options["match"] or "")
+        re.compile(options.get("match", ""))
     except re.error as error:
         raise BadArgument(f"--match {options['match']!r} is no regular expression ({error})") from error
 

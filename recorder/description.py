@@ -45,6 +45,9 @@ OWN_ENTRIES = (
     "params",
     "schedule",
     "save",
+    "stats",
+    "selection",
+    "budget",
     "environment",
 )
 """What the recorder itself writes into run.json."""

@@ -39,9 +39,11 @@ from trajectory_tools.recorder.schedule import every as every_n
 from trajectory_tools.recorder.selection import Selection
 from trajectory_tools.recorder.together import Joint
 from trajectory_tools.recorder.warning import warn
+from trajectory_tools.store.budget import choose_for_budget, parse_bytes
 from trajectory_tools.store.metadata import read_metadata
 from trajectory_tools.store.schema import VALUE_COLUMNS
 from trajectory_tools.store.session import IfExists, Session
+from trajectory_tools.store.size import RunSize
 from trajectory_tools.symmetry import SymmetryGroup
 
 __all__ = ["Recorder"]
@@ -77,6 +79,9 @@ class Recorder:
         subsample: a fraction (0.01) or a number (10_000) of coordinates in place of all, chosen at random, once.
         projection: so many random projections in place of each larger parameter; see ``store.projection``.
         selection_seed: chooses the coordinates, or the projection.
+        budget: bytes (``"2GB"``) that the run may take: chooses ``every`` and ``subsample``, as far as they are not
+            given, for a run of ``steps`` steps; ``budget_choice`` says in a sentence what it chose.
+        steps: how many steps the run will have, for ``budget``.
         symmetries: symmetry groups (see ``trajectory_tools.symmetry``), or dicts in run.json's form.
         label: what to call the run; runs of one label and several seeds are one curve. The folder's name unless told.
         problem: what is trained; runs of one problem are compared with each other. The script's name unless told.
@@ -111,6 +116,8 @@ class Recorder:
         subsample: float | None = None,
         projection: int | None = None,
         selection_seed: int = 0,
+        budget: int | str | None = None,
+        steps: int | None = None,
         symmetries: Sequence[SymmetryGroup | Mapping[str, Any]] = (),
         label: str | None = None,
         problem: str | None = None,
@@ -153,6 +160,9 @@ class Recorder:
         self._start_step = start_step
         self._session_options: dict[str, Any] = {"if_exists": if_exists, "compression": compression, "run_id": run_id}
         self._session_options |= {} if queue_bytes is None else {"queue_bytes": queue_bytes}
+        self.budget_choice: str | None = None
+        if budget is not None:
+            self._fit(parse_bytes(budget), steps, None if every == 1 else every, schedule)
         self._scan()
         rank, _ = process_rank()
         if is_sharded(self._capture.tensors):
@@ -212,6 +222,18 @@ class Recorder:
             if hook.id in (hooks or ()) and next(reversed(hooks)) != hook.id:
                 hooks.move_to_end(hook.id)
 
+    def size(self, n_steps: int) -> RunSize:
+        """How many rows and bytes (before compression) ``n_steps`` steps of this recording will take."""
+        return RunSize(
+            self._capture.counts,
+            len(self._parameters),
+            n_steps,
+            sum(map(bool, map(self.schedule, range(n_steps)))) if self.save else 0,
+            len(self.save),
+            8 if self._capture.layout.dtype == "float64" else 4,
+            self.stats,
+        )
+
     def attach(self) -> Self:
         """Open the run folder and begin to record."""
         if self._session is not None:
@@ -238,8 +260,12 @@ class Recorder:
         """Open the run folder."""
         earlier: dict[str, Any] = {}
         if self._session_options["if_exists"] == "resume":
+            before: dict[str, Any] = {}
             with contextlib.suppress(TrajectoryError):  # what is wrong with the folder, the session says
-                earlier = read_metadata(self.path).get("optimizer", {})
+                before = read_metadata(self.path)
+            if before:
+                earlier = before.get("optimizer", {})
+                self._refuse_other_selection(before)
         self._session = Session(
             self.path,
             {
@@ -250,6 +276,7 @@ class Recorder:
                 "schedule": repr(self.schedule),
                 "save": list(self.save),
                 "stats": self.stats,
+                **({"budget": self.budget_choice} if self.budget_choice else {}),
                 **({"selection": self.selection.to_json()} if self.selection else {}),
                 "environment": describe_environment(self._capture.tensors),
             },
@@ -436,6 +463,15 @@ class Recorder:
     def _described_optimizer(self) -> dict[str, Any]:
         return describe_optimizer(*self._optimizers) | self._description.get("optimizer", {})
 
+    def _refuse_other_selection(self, before: Mapping[str, Any]) -> None:
+        """A run has one selection: what its parts hold could not be told otherwise."""
+        recorded = Selection.from_json(before.get("selection") or {})
+        if recorded != self.selection:
+            raise BadArgument(
+                f"{self.path} has {recorded}, and would go on with {self.selection}; give the same match, subsample,"
+                " projection and selection_seed, or record into another folder"
+            )
+
     def _compare_with(self, earlier: dict[str, Any]) -> None:
         """Say that the run goes on with another optimizer, and note with each session which one it had."""
         assert self._session is not None
@@ -451,6 +487,26 @@ class Recorder:
             OSError
         ):  # the writer says so when it meets it, and the end of the session tries again
             self._session.update()
+
+    def _fit(self, budget: int, steps: int | None, every: int | None, schedule: Schedule | None) -> None:
+        """Choose what to record within so many bytes."""
+        if schedule is not None or steps is None or not self.save:
+            raise BadArgument(
+                "a budget chooses which steps to record: say how many there will be (steps=), save at least one of"
+                f" {', '.join(VALUE_COLUMNS)}, and leave schedule out"
+            )
+        capture = Capture(name_parameters(self._model, self._optimizers), self.save)
+        choice = choose_for_budget(
+            budget,
+            capture.counts,
+            n_steps=steps,
+            every=every,
+            selection=self.selection,
+            n_columns=len(self.save),
+            itemsize=8 if capture.layout.dtype == "float64" else 4,
+            stats=self.stats,
+        )
+        self.schedule, self.selection, self.budget_choice = every_n(choice.every), choice.selection, choice.sentence
 
     def _scan(self) -> None:
         """Find the parameters that the optimizers hold now, or the model where there is none."""

@@ -28,6 +28,12 @@ def sparse(folder):
 
 
 @pytest.fixture(scope="session")
+def every_step(folder):
+    """The same training, recorded at every step."""
+    return runs.train(folder / "dense", "adam", hidden=(6,), activation="relu", options={"lr": 0.01})[0]
+
+
+@pytest.fixture(scope="session")
 def walked(folder):
     """A random walk of 4-dimensional parameters, written in several parts."""
     run = runs.write_run(folder / "walk", *runs.walk(24), steps=range(24), parts=6)

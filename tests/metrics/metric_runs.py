@@ -78,8 +78,13 @@ def walk(n, *, shapes=SHAPES, seed=0, dtype=np.float64):
     return tuple({k: v.astype(dtype) for k, v in arrays.items()} for arrays in (param, grad, update))
 
 
-def train(path, optimizer, *, dtype=torch.float32, steps=12, every=1, bn_eps=None, options=None, log=True, **problem):
+RECORDING = ("save", "match", "subsample", "projection", "selection_seed")
+
+
+def train(path, optimizer, *, dtype=torch.float32, steps=12, every=1, bn_eps=None, options=None, log=True, **others):
     """Train the digits perceptron and record it; returns the run and each batch normalization's input variances."""
+    recording = {name: others[name] for name in RECORDING if name in others}
+    problem = {name: value for name, value in others.items() if name not in RECORDING}
     optimizee = make_problem("digits-mlp", batch_size=64, **problem).start(0)
     model = optimizee.model.to(dtype)
     variances = {}
@@ -89,7 +94,7 @@ def train(path, optimizer, *, dtype=torch.float32, steps=12, every=1, bn_eps=Non
             seen = variances.setdefault(name, [])
             layer.register_forward_pre_hook(lambda _, x, seen=seen: seen.append(x[0].detach().var(0, correction=0)))
     made = make_optimizer(optimizer, model.parameters(), **(options or {"lr": 0.1}))
-    with Recorder(path, model, made, every=every, symmetries=optimizee.symmetries, seed=0) as recorder:
+    with Recorder(path, model, made, every=every, symmetries=optimizee.symmetries, seed=0, **recording) as recorder:
         for _ in range(steps):
             x, y = next(optimizee.batches)
             loss = optimizee.loss((x.to(dtype), y))

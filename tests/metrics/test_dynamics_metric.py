@@ -48,7 +48,7 @@ def naive(run, names):
     return rows
 
 
-@pytest.mark.parametrize("name", ["walked", "adam", "momentum", "sparse"])
+@pytest.mark.parametrize("name", ["walked", "adam", "momentum"])
 def test_every_number_is_that_of_numpy(name, request):
     run = request.getfixturevalue(name)
     frame = compute(run, "dynamics")
@@ -66,14 +66,59 @@ def test_every_number_is_that_of_numpy(name, request):
     assert "nonfinite" not in frame["quantity"].tolist()
 
 
-def test_every_third_step(sparse):
+FROM_STATS = ("norm", "ratio", "path_length", "nonfinite")
+
+
+def test_between_the_recorded_steps_stats_know_norms_and_the_path(sparse, every_step):
     assert sparse.steps.tolist() == [0, 3, 6, 9]
-    frame = compute(sparse, "dynamics")
-    whole = {q: runs.series(frame, parameter=WHOLE, kind="update", quantity=q) for q in frame["quantity"].unique()}
-    assert whole["cos_previous"].isna().all()
-    assert whole["path_length"].isna().tolist() == [False, True, True, True]
-    assert whole["displacement"].notna().all()
-    assert whole["ratio"].notna().all()
+    frame, dense = compute(sparse, "dynamics"), compute(every_step, "dynamics")
+    for parameter in (*sparse.shapes, WHOLE):
+        for kind, quantity in dense[["kind", "quantity"]].drop_duplicates().itertuples(index=False):
+            keys = {"parameter": parameter, "kind": kind, "quantity": quantity}
+            got, expected = runs.series(frame, **keys), runs.series(dense, **keys)
+            if quantity in FROM_STATS:
+                assert got.index.tolist() == list(range(12))
+                np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-12, err_msg=str(keys))
+                if quantity == "norm":  # where the tensors are recorded, their own
+                    assert got[sparse.steps].tolist() == expected[sparse.steps].tolist()
+            elif quantity == "cos_previous":
+                assert got.isna().all()
+            else:
+                assert got.index.tolist() == [0, 3, 6, 9]
+                np.testing.assert_allclose(got, expected[sparse.steps], rtol=1e-9)
+
+
+def test_without_tensors_stats_alone_are_measured(tmp_path, every_step):
+    run, _ = runs.train(tmp_path / "none", "adam", save=[], hidden=(6,), activation="relu", options={"lr": 0.01})
+    frame, dense = compute(run, "dynamics"), compute(every_step, "dynamics")
+    assert set(frame["quantity"]) == {"norm", "ratio", "path_length"}
+    for quantity in ("ratio", "path_length"):
+        got, expected = (runs.series(f, parameter=WHOLE, quantity=quantity) for f in (frame, dense))
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_subsample_gives_estimates_beside_exact_norms(tmp_path, every_step):
+    options = {"hidden": (6,), "activation": "relu", "options": {"lr": 0.01}}
+    dense = compute(every_step, "dynamics")
+    exact = runs.series(dense, parameter="0.weight", kind="update", quantity="norm") ** 2
+    found = []
+    for seed in range(4):
+        run, _ = runs.train(tmp_path / str(seed), "adam", subsample=0.5, selection_seed=seed, **options)
+        frame = compute(run, "dynamics")
+        assert not {"cos_previous", "cos_descent", "displacement"} & set(frame["quantity"])
+        np.testing.assert_allclose(
+            runs.series(frame, parameter="0.weight", kind="update", quantity="norm") ** 2, exact, rtol=1e-5
+        )
+        of_update = {"parameter": "0.weight", "kind": "update"}
+        found.append(runs.series(frame, **of_update, quantity="squared_norm_estimate"))
+        picked = run.array("update", "0.weight").astype(float)
+        np.testing.assert_allclose(found[-1], (picked**2).sum(1) * 384 / 192, rtol=1e-12)
+        products = -(picked * run.array("grad", "0.weight")).sum(1) * 2
+        np.testing.assert_allclose(
+            runs.series(frame, **of_update, quantity="dot_descent_estimate"), products, rtol=1e-12
+        )
+        assert WHOLE in set(frame["parameter"][frame["quantity"] == "squared_norm_estimate"])
+    np.testing.assert_allclose(np.mean(found, axis=0), exact, rtol=0.2)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])  # with two, the gap lies between them
@@ -218,5 +263,5 @@ def test_empty_and_0_dimensional_parameters(tmp_path):
 
 def test_nothing_recorded(tmp_path):
     run = runs.write_run(tmp_path / "empty", *runs.walk(0), steps=[])
-    with pytest.raises(MissingData, match=r"no dynamics of .*: no tensors were recorded"):
+    with pytest.raises(MissingData, match=r"no dynamics of .*: no tensors and no stats were recorded"):
         compute(run, "dynamics")

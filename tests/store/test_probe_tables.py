@@ -12,7 +12,7 @@ from trajectory_tools.store.probe_rows import ProbeRows, ProductRows
 from trajectory_tools.store.rows import RowLayout, StepRows
 from trajectory_tools.store.schema import MAX_ROW_VALUES, ROW_GROUP_VALUES
 from trajectory_tools.store.session import Session
-from trajectory_tools.store.size import ProbePlan, run_sizes
+from trajectory_tools.store.size import ProbePlan, RunSize
 from trajectory_tools.store.verify import verify
 
 LAYOUT = layout_of()
@@ -212,7 +212,7 @@ def test_the_sizes_that_are_said_are_those_that_are_written(tmp_path):
     session.close("finished")
     numels = {name: int(np.prod(shape)) for name, shape in SHAPES.items()}
     plan = ProbePlan(6, 3, WIDTH)
-    said = run_sizes(numels, itemsize=4, n_steps=40, n_recorded=40, n_columns=3, n_probed=20, probes=[plan])
+    said = RunSize(numels, len(numels), 40, 40, stats=False, n_probed=20, probes=(plan,)).tables
     run = open_run(tmp_path / "run")
     assert {size.table: size.rows for size in said} == {
         table: sum(part.rows for part in run.parts(table)) for table in ("scalars", "tensors", "probes")

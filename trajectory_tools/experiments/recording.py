@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import uuid
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,15 +19,16 @@ from trajectory_tools.problems import SEED_LIMIT, Problem
 if TYPE_CHECKING:
     from trajectory_tools.experiments.probing import Probing
     from trajectory_tools.experiments.tune import Tuning
+    from trajectory_tools.problems import Optimizee
     from trajectory_tools.recorder import Recorder
-    from trajectory_tools.recorder.schedule import Schedule
-    from trajectory_tools.store.session import IfExists
-    from trajectory_tools.store.size import TableSize
+    from trajectory_tools.store.size import RunSize
 
 __all__ = ["Experiment"]
 
 IN_NO_TITLE = ("data_dir", "download")
 """Where the data lies says nothing about what was trained."""
+NOT_RECORDED = ("label", "if_exists")
+"""Nor does what a run is called say anything about its numbers."""
 
 
 @dataclass(frozen=True)
@@ -57,70 +58,27 @@ class Experiment:
         *,
         seed: int,
         steps: int,
-        label: str | None = None,
-        every: int = 1,
-        schedule: Schedule | None = None,
-        save: Collection[str] = ("param", "grad", "update"),
-        compression: str = "zstd",
-        if_exists: IfExists = "error",
         probing: Probing | None = None,
         on_step: Callable[[], None] | None = None,
+        on_start: Callable[[Recorder], None] | None = None,
+        **recorder_options: Any,
     ) -> Recorder:
         """Train for ``steps`` steps from this seed and record it; returns the closed recorder.
 
         ``probing`` says at which steps the noise is probed, and with what; the training is the same without.
+        ``recorder_options`` are more arguments of the ``Recorder``; compression is ``zstd`` unless told.
 
         The run's id is made from everything that determines the numbers, so the same experiment gives the same bytes in
         ``tensors/``, as long as no part rolls by age (30 s); the values are the same in any case. Raises
         ``BadArgument`` for fewer than one step and for a seed below 0 or among those that tuning uses.
         """
         from trajectory_tools.experiments.training import train
-        from trajectory_tools.recorder import Recorder
 
-        if steps < 1:
-            raise BadArgument(f"the number of steps is {steps}; give at least 1")
-        if not 0 <= seed < SEED_LIMIT:
-            raise BadArgument(f"the seed is {seed}; give a number from 0 to {SEED_LIMIT - 1}")
-        spec = OPTIMIZERS[self.optimizer].make(self.options).fitted(self.problem)
-        optimizee = self.problem.start(seed)
-        optimizer = spec.build(optimizee.model.parameters())
-        described = spec.describe(optimizer)
-        recorder = Recorder(
-            path,
-            optimizee.model,
-            optimizer,
-            every=every,
-            schedule=schedule,
-            save=save,
-            symmetries=optimizee.symmetries,
-            label=label,
-            seed=seed,
-            compression=compression,
-            if_exists=if_exists,
-            run_id=_run_id(
-                self.problem,
-                described,
-                optimizee.data,
-                seed,
-                [
-                    *(steps, every, repr(schedule), sorted(save), compression),
-                    *([probing.to_json()] if probing is not None else []),
-                ],
-            ),
-            info={
-                "problem": {
-                    "name": self.problem.name,
-                    "title": title(self.problem),
-                    "options": self.problem.options(),
-                    "data": optimizee.data,
-                },
-                "optimizer": described,
-                **({"tuning": self.tuning.to_json()} if self.tuning else {}),
-                **({"probing": probing.to_json()} if probing is not None else {}),
-            },
-        )
+        optimizee, recorder = self._recorder(path, seed, steps, probing, recorder_options)
         with recorder:
             probe = None if probing is None else probing.prober(recorder, optimizee, seed, steps)
+            if on_start is not None:
+                on_start(recorder)
             if probe is not None:
                 probe(0)
 
@@ -131,36 +89,58 @@ class Experiment:
                 if on_step is not None:
                     on_step()
 
-            train(optimizee, optimizer, steps, on_step=after_step)
+            train(optimizee, recorder.optimizers[0], steps, on_step=after_step)
         return recorder
 
-    def sizes(
-        self,
-        *,
-        seed: int,
-        steps: int,
-        every: int = 1,
-        schedule: Schedule | None = None,
-        save: Collection[str] = ("param", "grad", "update"),
-        probing: Probing | None = None,
-    ) -> list[TableSize]:
-        """The tables that ``record`` would write for one seed: rows, and bytes before compression. Nothing is trained.
+    def size(self, *, seed: int, steps: int, probing: Probing | None = None, **recorder_options: Any) -> RunSize:
+        """How large the run that ``record`` would write is, before compression. Nothing is trained or written.
 
         Raises what ``record`` raises for a problem or a number that cannot be used.
         """
-        from trajectory_tools.store.size import run_sizes
+        optimizee, recorder = self._recorder("dry-run", seed, steps, probing, recorder_options)
+        size = recorder.size(steps)
+        if probing is None:
+            return size
+        n_values = sum(parameter.numel() for parameter in optimizee.model.parameters())
+        return replace(size, probes=tuple(probing.plans(n_values)), n_probed=probing.n_probed(steps))
 
-        parameters = dict(self.problem.start(seed).model.named_parameters())
-        recorded = schedule if schedule is not None else lambda step: step % every == 0
-        numels = {name: parameter.numel() for name, parameter in parameters.items()}
-        return run_sizes(
-            numels,
-            itemsize=max(4, *(parameter.element_size() for parameter in parameters.values())),
-            n_steps=steps,
-            n_recorded=sum(map(recorded, range(steps))),
-            n_columns=len(set(save)),
-            n_probed=0 if probing is None else probing.n_probed(steps),
-            probes=() if probing is None else probing.plans(sum(numels.values())),
+    def _recorder(
+        self, path: str | Path, seed: int, steps: int, probing: Probing | None, given: Mapping[str, Any]
+    ) -> tuple[Optimizee, Recorder]:
+        """The optimizee of this seed, and what records it."""
+        from trajectory_tools.recorder import Recorder
+
+        if steps < 1:
+            raise BadArgument(f"the number of steps is {steps}; give at least 1")
+        if not 0 <= seed < SEED_LIMIT:
+            raise BadArgument(f"the seed is {seed}; give a number from 0 to {SEED_LIMIT - 1}")
+        spec = OPTIMIZERS[self.optimizer].make(self.options).fitted(self.problem)
+        optimizee = self.problem.start(seed)
+        optimizer = spec.build(optimizee.model.parameters())
+        described = spec.describe(optimizer)
+        options = {"compression": "zstd", **given}
+        recorded = sorted((name, repr(value)) for name, value in options.items() if name not in NOT_RECORDED)
+        info = {
+            "problem": {
+                "name": self.problem.name,
+                "title": title(self.problem),
+                "options": self.problem.options(),
+                "data": optimizee.data,
+            },
+            "optimizer": described,
+            **({"tuning": self.tuning.to_json()} if self.tuning else {}),
+            **({"probing": probing.to_json()} if probing is not None else {}),
+        }
+        return optimizee, Recorder(
+            path,
+            optimizee.model,
+            optimizer,
+            symmetries=optimizee.symmetries,
+            seed=seed,
+            run_id=_run_id(info, seed, [steps, *recorded]),
+            steps=steps,
+            info=info,
+            **options,
         )
 
 
@@ -175,13 +155,14 @@ def title(entry: Options) -> str:
     return ", ".join([entry.name, *(f"{name}={value}" for name, value in changed.items())])
 
 
-def _run_id(problem: Problem, optimizer: Mapping[str, Any], data: str, seed: int, recorded: list[Any]) -> str:
+def _run_id(info: Mapping[str, Any], seed: int, recorded: list[Any]) -> str:
     """An id that is the same where the numbers should be: same experiment, versions, and kind of machine."""
     import torch
 
     determined_by = {
-        "problem": [title(problem), data],
-        "optimizer": optimizer,
+        "problem": [info["problem"]["title"], info["problem"]["data"]],
+        "optimizer": info["optimizer"],
+        "probing": info.get("probing"),
         "seed": seed,
         "recorded": recorded,
         "versions": [version("trajectory-tools"), torch.__version__],
