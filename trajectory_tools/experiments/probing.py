@@ -58,7 +58,7 @@ class Probing:
 
     def to_json(self) -> dict[str, Any]:
         """For run.json."""
-        return asdict(self)
+        return {**asdict(self), "at": list(self.at)}
 
     def prober(self, recorder: Recorder, optimizee: Optimizee, seed: int, n_steps: int) -> Callable[[int], None]:
         """What to call in front of each step, with its number; ``BadArgument`` for a problem that has no draws."""
