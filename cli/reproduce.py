@@ -46,8 +46,8 @@ def reproduce(
     not hold is printed as such.
 
     `fig4`: how far each optimizer breaks symmetries · `fig5`: learned optimizers that were regularized against it ·
-    `fig7`: Lion-SGD · `fig8`: the noise of the updates, its tail index beside its nulls · `fig9`: sizes of updates · `learning-curves`: L2O against tuned optimizers, after Andrychowicz et
-    al. 2016
+    `fig7`: Lion-SGD · `fig8`: the noise of the updates, its tail index beside its nulls · `fig9`: sizes of updates ·
+    `learning-curves`: L2O against tuned optimizers, after Andrychowicz et al. 2016
     """
     from trajectory_tools.experiments.study import Plan
     from trajectory_tools.reports.study import study_files

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from trajectory_tools.experiments.study.claims import Number
-from trajectory_tools.experiments.study.figures import ALPHA_END, NULL_END, SECOND_NULL_END
+from trajectory_tools.experiments.study.figures import AGREE, ALPHA_END, NULL_END, SECOND_NULL_END
 from trajectory_tools.experiments.study.reproduction import Reproduction, SettingResult
 from trajectory_tools.reports.curves import Panel, make_curves
 from trajectory_tools.reports.figure import Figure, Painter
@@ -37,8 +37,8 @@ def noise_figure(result: SettingResult) -> Figure:
     return Figure(
         title="",
         shows="",
-        how_to_read="A tail index below 2 says heavy tails only where it is below what Gaussian noise gives: compare the"
-        " upper left panel with those beside it. Bands are one standard deviation over the seeds.",
+        how_to_read="A tail index below 2 says heavy tails only where it is below what Gaussian noise gives: compare"
+        " the upper left panel with those beside it. Bands are one standard deviation over the seeds.",
         formula="1/α = (mean log|Y| − mean log|X|) / log m, Y sums of m neighbours in X, all coordinates of all centred"
         " samples; λ_max of Σ (uₖ − m)(uₖ − m)ᵀ / K, m the update of the mean gradient",
         data=curves.data,
@@ -53,16 +53,13 @@ def noise_answer(reproduction: Reproduction) -> str:
         return ""
     values = reproduction.settings[0].values
     ours, null, second = (values[Number("L2O", column)].mean() for column in (ALPHA_END, NULL_END, SECOND_NULL_END))
-    part = ours / second - 1
-    more = "no more than" if abs(part) <= AGREED else "more than" if part > 0 else "less than"
+    part = max(ours, second) / min(ours, second) - 1
+    more = "no more than" if part <= AGREE else "more than" if ours > second else "less than"
     return (
-        f"The learned optimizer's α of {ours:.3f} is {more} what the same optimizer makes of Gaussian gradients of the same"
-        f" covariance, {second:.3f} ({100 * part:+.1f} %); Gaussian noise of the updates' own covariance has {null:.3f}."
+        f"The learned optimizer's α of {ours:.3f} is {more} what the same optimizer makes of Gaussian gradients of the"
+        f" same covariance, {second:.3f} ({100 * part:.1f} % apart); Gaussian noise of the updates' own covariance has"
+        f" {null:.3f}."
     )
-
-
-AGREED = 0.05
-"""As in the claims: a smaller part of a difference is none."""
 
 
 def _panels(result: SettingResult) -> Iterator[Panel]:

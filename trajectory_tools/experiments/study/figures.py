@@ -233,7 +233,7 @@ GRADIENT_START, GRADIENT_END, GRADIENT_NULL_END = (
 LARGEST_START, LARGEST_END = "λ_max at start", "λ_max at end"
 NOT_CLAIMED = "the paper has no null"
 AGREE = 0.05
-"""Part by which an α and its null may differ and still say the same: differences that the paper reads are 10 % and more."""
+"""Part by which an α and its null may differ and still say the same: the paper reads differences from 10 % on."""
 
 
 def noise(metric: str, quantity: str, kind: str, *, end: bool) -> Reading:
@@ -248,11 +248,12 @@ FIGURE_8 = StudyFigure(
     "fig8",
     "The noise of the updates: its tail index and its largest variance",
     f"{SOBOTKA}, figure 8",
-    "What 64 mini-batches would make each optimizer do at the same weights and state, every 50 iterations: the tail index"
-    " α of updates and gradients by the paper's estimator (Mohammadi 2014, all coordinates in one row), and λ_max, the"
-    " largest eigenvalue of the updates' covariance. Beside each α stands what the same estimator says of Gaussian noise"
-    " of the same covariance. The second null is what it says of the updates that the same optimizer makes, at the same"
-    " state, of Gaussian gradients of the gradients' covariance: an α that agrees with it says nothing of heavy tails.",
+    "What 64 mini-batches would make each optimizer do at the same weights and state, every 50 iterations: the tail"
+    " index α of updates and gradients by the paper's estimator (Mohammadi 2014, all coordinates in one row), and"
+    " λ_max, the largest eigenvalue of the updates' covariance. Beside each α stands what the same estimator says of"
+    " Gaussian noise of the same covariance. The second null is what it says of the updates that the same optimizer"
+    " makes, at the same state, of Gaussian gradients of the gradients' covariance: an α that agrees with it says"
+    " nothing of heavy tails.",
     (
         Setting(
             "leaky-relu",
