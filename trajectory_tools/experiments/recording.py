@@ -83,6 +83,8 @@ class Experiment:
             raise BadArgument(f"the seed is {seed}; give a number from 0 to {SEED_LIMIT - 1}")
         spec = OPTIMIZERS[self.optimizer].make(self.options).fitted(self.problem)
         optimizee = self.problem.start(seed)
+        if probing is not None:
+            probing.check(optimizee)
         optimizer = spec.build(optimizee.model.parameters())
         described = spec.describe(optimizer)
         recorder = Recorder(
@@ -150,7 +152,10 @@ class Experiment:
         """
         from trajectory_tools.store.size import run_sizes
 
-        parameters = dict(self.problem.start(seed).model.named_parameters())
+        optimizee = self.problem.start(seed)
+        if probing is not None:
+            probing.check(optimizee)
+        parameters = dict(optimizee.model.named_parameters())
         recorded = schedule if schedule is not None else lambda step: step % every == 0
         numels = {name: parameter.numel() for name, parameter in parameters.items()}
         return run_sizes(
