@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def reproduce(
     figure: Annotated[
-        str, typer.Argument(help="fig4, fig5, fig7, fig9, or learning-curves (see below).", show_default=False)
+        str, typer.Argument(help="fig4, fig5, fig7, fig8, fig9, or learning-curves (see below).", show_default=False)
     ],
     data: Annotated[str, typer.Option(help="digits (comes along), or mnist.")] = "digits",
     data_dir: Annotated[str | None, typer.Option(help="The folder that holds MNIST.")] = None,
@@ -46,8 +46,8 @@ def reproduce(
     not hold is printed as such.
 
     `fig4`: how far each optimizer breaks symmetries · `fig5`: learned optimizers that were regularized against it ·
-    `fig7`: Lion-SGD · `fig9`: sizes of updates · `learning-curves`: L2O against tuned optimizers, after Andrychowicz et
-    al. 2016
+    `fig7`: Lion-SGD · `fig8`: the noise of the updates, its tail index beside its nulls · `fig9`: sizes of updates ·
+    `learning-curves`: L2O against tuned optimizers, after Andrychowicz et al. 2016
     """
     from trajectory_tools.experiments.study import Plan
     from trajectory_tools.reports.study import study_files
@@ -72,6 +72,7 @@ def reproduce(
 
 
 def _print(result: Reproduction) -> None:
+    from trajectory_tools.reports.study_noise import noise_answer
     from trajectory_tools.reports.study_tables import caution, claims_table, definitions, numbers_table, verdict_line
 
     print_table(_plain(claims_table(result)))
@@ -82,7 +83,7 @@ def _print(result: Reproduction) -> None:
     for name, what in definitions(result).items():
         say(f"{name}: {what}")
     say("ours: mean ± sd over the seeds; in brackets the paper's")
-    say(f"{verdict_line(result)} {caution(result)}".strip())
+    say(f"{verdict_line(result)} {noise_answer(result)} {caution(result)}".strip())
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,14 @@ from trajectory_tools.recorder.probe_updates import Gradients
 from trajectory_tools.recorder.snapshot import no_hooks
 from trajectory_tools.store.parts import first_line
 
-__all__ = ["LossFunction", "batch_gradients", "concatenated", "leading_size", "sample_gradients"]
+__all__ = [
+    "LossFunction",
+    "batch_gradients",
+    "check_single_samples",
+    "concatenated",
+    "leading_size",
+    "sample_gradients",
+]
 
 LossFunction = Callable[[Any], Tensor]
 """From a mini-batch to its 0-d loss, at the parameters as they are."""
@@ -74,7 +81,12 @@ def sample_gradients(
     """
     wrapped = _Loss(model, loss_fn)
     names: dict[Tensor, str] = {parameter: name for name, parameter in wrapped.named_parameters()}
-    check_single_samples(model, names, parameters)
+    check_single_samples(model)
+    if any(parameter not in names for parameter in parameters if parameter.requires_grad):
+        raise BadArgument(
+            "the gradients of single samples need every parameter of the optimizer in the model; give the module that"
+            " holds them all, as model="
+        )
     values = {names[parameter]: parameter.detach() for parameter in parameters if parameter.requires_grad}
     leaves, spec = tree_flatten(batch)
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.ndim > 0]
@@ -115,7 +127,7 @@ class _Loss(nn.Module):
         return self._loss_fn(batch)
 
 
-def check_single_samples(model: nn.Module, names: dict[Tensor, str], parameters: Sequence[Tensor]) -> None:
+def check_single_samples(model: nn.Module) -> None:
     """Raise ``BadArgument`` where a single sample has no gradient of its own."""
     for name, part in model.named_modules():
         # The base class of all kinds, which torch names with an underscore.
@@ -124,11 +136,6 @@ def check_single_samples(model: nn.Module, names: dict[Tensor, str], parameters:
                 f"a single sample has no gradient of its own here: {name or 'the model'} normalizes over the mini-batch"
                 f" ({type(part).__name__}); probe mini-batches, or normalize each sample (GroupNorm, LayerNorm)"
             )
-    if any(parameter not in names for parameter in parameters if parameter.requires_grad):
-        raise BadArgument(
-            "the gradients of single samples need every parameter of the optimizer in the model; give the module that"
-            " holds them all, as model="
-        )
 
 
 def checked_loss(loss: Any) -> Tensor:

@@ -29,7 +29,7 @@ from trajectory_tools.recorder.snapshot import Snapshot, untouched
 from trajectory_tools.store.size import ProbePlan
 from trajectory_tools.store.writer import RunWriter
 
-__all__ = ["LossFunction", "Mode", "ProbeOptions", "Prober"]
+__all__ = ["LossFunction", "Mode", "ProbeOptions", "Prober", "stacks"]
 
 Mode = Literal["train", "eval"]
 
@@ -123,7 +123,7 @@ class Prober:
                 samples = self._of_batches(loss_fn, given, options, batch_size, snapshot)
             else:
                 samples = self._of_samples(loss_fn, given, options.samples, snapshot)
-            for gradients, n in _stacks(samples, lambda: updates.stack):
+            for gradients, n in stacks(samples, lambda: updates.stack):
                 taken = self._measured(gradients, n, updates)
                 probed.add(batch_size)  # from here on there are rows of it
                 to.take(*taken)
@@ -181,7 +181,7 @@ Sample = tuple[Gradients, int | None]
 """The gradients of n samples, (n, *shape) for each parameter; or of one, in the parameters' shapes, and None."""
 
 
-def _stacks(samples: Iterable[Sample], size: Callable[[], int]) -> Iterator[Sample]:
+def stacks(samples: Iterable[Sample], size: Callable[[], int]) -> Iterator[Sample]:
     """The samples, as many of them stacked as the optimizer takes at a time, where they can be."""
     waiting: list[Gradients] = []
     for gradients, n in samples:

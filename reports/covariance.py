@@ -20,6 +20,16 @@ ABOUT = (
     " held: the size of their covariance, over how many directions it is spread, and how large a batch the"
     " gradient's noise asks for. Every number holds for the batch size that it names."
 )
+YLABELS = {
+    "overlap": "overlap",
+    "overlap_halves": "overlap",
+    "cosine": "cosine",
+    "noise_scale": "training samples",
+    "trace_per_sample": "tr(Σ₁)",
+    "gradient_square": "|G|²",
+    "paper_eigenvalue": "λ_max",
+    "paper_trace": "trace",
+}
 SIGMA = "Σ = Σₖ (xₖ − x̄)(xₖ − x̄)ᵀ / (K − 1) over the K mini-batches"
 
 
@@ -161,7 +171,7 @@ def _panels(
                 continue
             noun = f"{NOUN[kind]}, " if len({k for k, _ in wanted}) > 1 else ""
             name = f"{noun}{names[quantity]}" + (f", {batch(int(batch_size))}" if several else "")
-            panels.append(Panel(name, part, names[quantity].partition(",")[0], scale, average))
+            panels.append(Panel(name, part, YLABELS.get(quantity, names[quantity]), scale, average))
     if not panels:
         notes = [str(note) for kind, q in wanted for note in _of(frame, kind, q)["note"].unique() if note]
         raise MissingData("; ".join(dict.fromkeys(notes)) or "no probe has these numbers")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from trajectory_tools.reports.axes import grid_of_axes, log_axis, step_axis
+from trajectory_tools.reports.axes import grid_of_axes, step_axis
 from trajectory_tools.reports.style import MUTED, RunStyle
 from trajectory_tools.reports.words import one_line
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["MAX_PANELS", "NOUN", "Layer", "batch", "paint_panels"]
 
 MAX_PANELS = 12
+LEAST_SPAN = 0.2
+"""Of a panel's y axis: differences that mean nothing should not look large."""
 
 NOUN = {"update": "updates", "grad": "gradients"}
 
@@ -41,11 +43,10 @@ def batch(size: int) -> str:
     return {0: "batch size unknown", 1: "single samples"}.get(size, f"batch {size:,}")
 
 
-def paint_panels(
+def paint_panels(  # noqa: PLR0917
     layers: Sequence[Layer],
     titles: Mapping[str, str],
     ylabel: str,
-    log: bool,
     top: float | None,
     canvas: Canvas,
     data: pd.DataFrame,
@@ -53,7 +54,7 @@ def paint_panels(
 ) -> None:
     """``data``: panel, label, series, step, value, low, high; the panels in the order of ``titles``."""
     columns = 3 if len(titles) != 4 else 2
-    grid = grid_of_axes(canvas, len(titles), columns=columns, height=2.4, share=True)
+    grid = grid_of_axes(canvas, len(titles), columns=columns, height=2.4)
     for axes, (panel, title) in zip(grid, titles.items(), strict=True):
         part = data[data["panel"] == panel]
         for layer in layers:
@@ -62,14 +63,10 @@ def paint_panels(
         step_axis(axes)
     for axes in grid[::columns]:
         axes.set_ylabel(ylabel)
-    if log and (data["value"] > 0).any():
-        grid[0].set_yscale("log")
-        positive = data["value"][data["value"] > 0]
-        grid[0].set_ylim(bottom=max(grid[0].get_ylim()[0], float(positive.min()) / 3))
-        for axes in grid:
-            log_axis(axes, "y")
-    elif top is not None:
-        grid[0].set_ylim(top=top)
+        low, high = axes.get_ylim()
+        middle = (low + high) / 2
+        half = max(high - low, LEAST_SPAN) / 2
+        axes.set_ylim(middle - half, middle + half if top is None else top)
     _legend(canvas, [layer for layer in layers if (data["series"] == layer.series).any()])
 
 

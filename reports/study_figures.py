@@ -14,6 +14,7 @@ from trajectory_tools.metrics.histogram import WHOLE
 from trajectory_tools.reports.curves import Panel, make_curves
 from trajectory_tools.reports.figure import Figure, Painter
 from trajectory_tools.reports.histogram import histogram_figure
+from trajectory_tools.reports.study_noise import noise_answer, noise_figure
 from trajectory_tools.reports.study_tables import chance, verdict_line
 from trajectory_tools.reports.style import RunStyle
 
@@ -30,12 +31,15 @@ def study_figure(reproduction: Reproduction) -> Figure:
     """The figure, painted from the recorded runs."""
     figure = reproduction.figure
     histograms = figure.shows == ("histogram",)
-    drawn = _histograms(reproduction.settings[0]) if histograms else _curves(reproduction)
+    if figure.shows == ("noise",):
+        drawn = noise_figure(reproduction.settings[0])
+    else:
+        drawn = _histograms(reproduction.settings[0]) if histograms else _curves(reproduction)
     return replace(
         drawn,
         title=figure.title,
         shows=f"{figure.about} ({figure.source}.)",
-        finding=verdict_line(reproduction),
+        finding=f"{verdict_line(reproduction)} {noise_answer(reproduction)}".strip(),
         notes=(*drawn.notes, COUNTED),
     )
 

@@ -25,6 +25,11 @@ ABOUT = (
 )
 NULL = "Gaussian noise of the same covariance, 5 to 95 %"
 SURROGATE = "updates that the optimizer makes from Gaussian gradients of the same covariance, 5 to 95 %"
+PHRASES = {
+    "indistinguishable from": "indistinguishable from",
+    "heavier than": "heavier tails than",
+    "lighter than": "lighter tails than",
+}
 INTERVALS = (
     "The band in the label's colour is the 95 % bootstrap interval over mini-batches; of several runs all are means."
 )
@@ -55,7 +60,7 @@ def pooled(frame: pd.DataFrame) -> Figure:
         " 2.4; Simsekli"
         " et al. 2019; as in Sobotka et al. 2023)",
         data=data,
-        paint=partial(paint_panels, layers, titles, "α", False, None),
+        paint=partial(paint_panels, layers, titles, "α", None),
         finding=verdict_sentence(verdicts(frame)),
         notes=notes,
     )
@@ -101,8 +106,8 @@ def _single(frame: pd.DataFrame, kind: str) -> Figure:
         " function: the slope of log(−log|φ̂(t)|²) in log t (Koutrouvelis 1980); quantiles:"
         " (Q.95 − Q.05) / (Q.75 − Q.25) looked up (McCulloch 1986)",
         data=pd.concat(parts, ignore_index=True),
-        paint=partial(paint_panels, layers, titles, "α", False, 2.05),
-        finding=verdict_sentence(found, "of projections (characteristic function)"),
+        paint=partial(paint_panels, layers, titles, "α", 2.05),
+        finding=verdict_sentence(found, "On projections, by the characteristic function – "),
         notes=tuple(notes),
     )
 
@@ -132,7 +137,7 @@ def laws(frame: pd.DataFrame) -> Figure:
         " line the law with heavy tails is preferred, after it has paid for its shape;"
         " exactly as far below it as one shape costs, the fit has chosen the Gaussian within the law. Where"
         " both are above, the"
-        " higher one fits better: a Student's t with many degrees of freedom has tails that an α-stable law cannot have.",
+        " higher one fits better: Student's t with many degrees of freedom has tails that no α-stable law has.",
         formula="(log-likelihood −"
         " that of a Gaussian − 1 for the shape of each projection) / samples, each projection with"
         " its own location and scale (AIC / 2, Akaike 1974)",
@@ -152,17 +157,20 @@ FIGURES: dict[str, FigureMaker] = {
 
 
 def verdict_sentence(found: dict[tuple[object, ...], Verdict], of: str = "") -> str:
-    """What follows, label by label and kind by kind; empty where nothing is known."""
-    said = []
+    """What follows, verdict by verdict; empty where nothing is known."""
+    by_verdict: dict[str, list[str]] = {}
     for (label, kind, size), verdict in found.items():
         sizes = {key[2] for key in found if key[0] == label}
-        which = f" ({batch(int(str(size)))})" if len(sizes) > 1 else ""
-        text = f"the {NOUN[str(kind)]} of {one_line(str(label), 40)}{which} {of}".rstrip()
-        beside = f"α {number(verdict.alpha)} where the null has {number(verdict.null)}"
-        said.append(f"{text}: {verdict.said} Gaussian noise of the same covariance ({beside})")
-    if not said:
-        return ""
-    return "Tails – " + "; ".join(first_few(said, 12)) + "."
+        which = f", {batch(int(str(size)))}" if len(sizes) > 1 else ""
+        beside = f"α {number(verdict.alpha)}, null {number(verdict.null)}"
+        text = f"{NOUN[str(kind)]} of {one_line(str(label), 40)}{which} ({beside})"
+        by_verdict.setdefault(verdict.said, []).append(text)
+    said = [
+        f"{PHRASES[verdict]} Gaussian noise of the same covariance: {', '.join(first_few(who, 8))}"
+        for verdict, who in by_verdict.items()
+    ]
+    sentences = ". ".join(one[0].upper() + one[1:] for one in said)
+    return f"{of}{sentences}." if said else ""
 
 
 def _data(

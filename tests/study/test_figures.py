@@ -27,6 +27,10 @@ def test_a_setting_has_what_its_claims_and_columns_name(figure, setting):
         if column.reading.metric != "loss" and figure.at:
             within = [i for i in figure.at if column.reading.first <= i <= column.reading.last]
             assert within, f"no tensors are recorded for {column.name}"
+        if column.reading.metric in ("tail_index", "covariance"):
+            probed = [i + 1 for i in figure.probing.at if column.reading.first <= i + 1 <= column.reading.last]
+            assert len(probed) >= 3, f"few probes are taken for {column.name}"
+            assert max(figure.probing.at) < figure.iterations
     problem = setting.make("digits", None)
     if isinstance(problem, MLP) and setting.symmetry:
         kinds = [group.kind for group in problem.symmetries()]
@@ -37,7 +41,7 @@ def test_a_setting_has_what_its_claims_and_columns_name(figure, setting):
 
 
 def test_the_settings_are_those_of_the_study():
-    assert list(FIGURES) == ["fig4", "fig5", "fig7", "fig9", "learning-curves"]
+    assert list(FIGURES) == ["fig4", "fig5", "fig7", "fig8", "fig9", "learning-curves"]
     left, right = FIGURES["fig4"].settings
     assert left.make("mnist", "x").options() | {"data_dir": ""} == {
         "hidden": [20],
@@ -73,6 +77,7 @@ def test_names_and_commands_of_weights():
     )
     needed = {name: [one.name("digits") for one in figure.weights()] for name, figure in FIGURES.items()}
     assert needed["fig7"] == []
+    assert needed["fig8"] == ["digits-mlp-leaky_relu"]
     assert needed["fig9"] == needed["learning-curves"] == ["digits-mlp-sigmoid"]
     assert needed["fig4"] == ["digits-mlp-leaky_relu", "digits-mlp-relu-batch_norm"]
     assert needed["fig5"] == [

@@ -104,7 +104,7 @@ def _slopes(squares: Floats) -> Floats:
     weights = slope_weights()
     alpha = weights[len(GRID) * 3 // 4] @ y
     for _ in range(2):
-        at = np.interp(alpha, GRID, np.arange(len(GRID)))
+        at = np.nan_to_num(np.interp(alpha, GRID, np.arange(len(GRID))))  # a column of NaN stays NaN through y
         i = np.minimum(at.astype(np.int64), len(GRID) - 2)
         upper = at - i
         alpha = np.einsum("cp,pc->c", weights[i] * (1 - upper)[:, None] + weights[i + 1] * upper[:, None], y)

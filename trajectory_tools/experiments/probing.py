@@ -58,13 +58,22 @@ class Probing:
 
     def to_json(self) -> dict[str, Any]:
         """For run.json."""
-        return asdict(self)
+        return {**asdict(self), "at": list(self.at)}
 
-    def prober(self, recorder: Recorder, optimizee: Optimizee, seed: int, n_steps: int) -> Callable[[int], None]:
-        """What to call in front of each step, with its number; ``BadArgument`` for a problem that has no draws."""
+    def check(self, optimizee: Optimizee) -> None:
+        """Raise ``BadArgument`` where the optimizee cannot be probed like this, before anything is recorded."""
+        from trajectory_tools.recorder.probe_gradients import check_single_samples
+
         if optimizee.draw is None:
             raise BadArgument("this problem has no stream of mini-batches beside that of its training to probe with")
+        if self.samples:
+            check_single_samples(optimizee.model)
+            optimizee.draw(self.samples)
+
+    def prober(self, recorder: Recorder, optimizee: Optimizee, seed: int, n_steps: int) -> Callable[[int], None]:
+        """What to call in front of each step, with its number."""
         draw = optimizee.draw
+        assert draw is not None, "check() comes first"
         options: dict[str, Any] = {"surrogates": self.surrogates, "sketch": self.sketch, "seed": seed}
 
         def before_step(step: int) -> None:

@@ -116,6 +116,8 @@ class Experiment:
             raise BadArgument(f"the seed is {seed}; give a number from 0 to {SEED_LIMIT - 1}")
         spec = OPTIMIZERS[self.optimizer].make(self.options).fitted(self.problem)
         optimizee = self.problem.start(seed)
+        if probing is not None:
+            probing.check(optimizee)
         optimizer = spec.build(optimizee.model.parameters())
         described = spec.describe(optimizer)
         options = {"compression": "zstd", **given}

@@ -9,6 +9,7 @@ import pandas as pd
 
 from trajectory_tools.metrics.compute import Analysis
 from trajectory_tools.metrics.histogram import WHOLE
+from trajectory_tools.metrics.verdict import verdicts
 from trajectory_tools.run import Run
 
 __all__ = ["LAST_STEPS", "chances", "distances", "final_distances", "final_values", "median_shares", "summarize"]
@@ -25,7 +26,12 @@ def summarize(runs: Sequence[Run], analyses: Mapping[str, Analysis]) -> pd.DataF
       random direction has; the mean over groups of that kind;
     - ``update/weight``: the median over steps of ‖u‖/‖θ‖;
     - ``path/displacement``: the quotient of ``final_distances``, 1 for a straight line;
-    - ``non-finite``: NaN or infinite values among all params, grads and updates.
+    - ``non-finite``: NaN or infinite values among all params, grads and updates;
+    - ``α updates`` and ``α null``: the updates' tail index by the paper's estimator, mean over the probed steps, and
+      what it says of Gaussian noise of the same covariance; ``tails``: the verdict (``metrics.verdict``);
+    - ``noise scale`` of the gradients, in training samples, and ``λ_max updates``: medians over the probed steps.
+
+    Where several batch sizes were probed, these hold for the largest.
     """
     table = pd.DataFrame(
         {
@@ -50,6 +56,11 @@ def summarize(runs: Sequence[Run], analyses: Mapping[str, Analysis]) -> pd.DataF
         summary.insert(summary.columns.get_loc("loss") + 1, "loss sd", grouped["loss"].std())
     if "symmetry" in frames:
         summary = summary.join(_symmetry(frames["symmetry"], dict(zip(table["run"], table["problem"], strict=True))))
+    problems = dict(zip(table["run"], table["problem"], strict=True))
+    if "tail_index" in frames:
+        summary = summary.join(_tails(frames["tail_index"], problems))
+    if "covariance" in frames:
+        summary = summary.join(_noise(frames["covariance"], problems))
     return summary.reset_index()
 
 
@@ -112,3 +123,34 @@ def _dynamics(frame: pd.DataFrame) -> pd.DataFrame:
     if not nonfinite.empty:
         columns["non-finite"] = nonfinite.groupby("run", observed=True)["value"].sum()
     return pd.DataFrame(columns)
+
+
+def _largest_batch(frame: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFrame:
+    """With the problem of each row, and of each run the rows of its largest batch size alone."""
+    found = frame.assign(problem=frame["run"].astype(str).map(problems))
+    return found[found["batch_size"] == found.groupby("run", observed=True)["batch_size"].transform("max")]
+
+
+def _tails(frame: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFrame:
+    rows = _largest_batch(frame, problems)
+    rows = rows[rows["kind"] == "update"]
+    parts = {
+        (problem, str(label)): {"α updates": verdict.alpha, "α null": verdict.null, "tails": verdict.said.split()[0]}
+        for problem, part in rows.groupby("problem", sort=False)
+        for (label,), verdict in verdicts(part, keys=["label"]).items()
+    }
+    table = pd.DataFrame.from_dict(parts, orient="index", columns=["α updates", "α null", "tails"])
+    return table.set_axis(pd.MultiIndex.from_tuples(parts or [("", "")][:0], names=["problem", "label"]))
+
+
+def _noise(frame: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFrame:
+    rows = _largest_batch(frame, problems).astype({"label": str})
+    columns = {}
+    for name, kind, quantity in (
+        ("noise scale", "grad", "noise_scale"),
+        ("λ_max updates", "update", "eigenvalue_1"),
+    ):
+        part = rows[(rows["kind"] == kind) & (rows["quantity"] == quantity)]
+        if np.isfinite(part["value"]).any():
+            columns[name] = part.groupby(["problem", "label"])["value"].median()
+    return pd.DataFrame(columns) if columns else pd.DataFrame(index=rows.groupby(["problem", "label"]).size().index)

@@ -73,7 +73,7 @@ class TailIndexMetric(Metric[None, list[ProbeRow]]):
         seed: of all of these; with it, the step and the batch size the numbers are always the same.
     """
 
-    coordinates: int = 500
+    coordinates: int = 300
     directions: int = 64
     null_draws: int = 40
     resamples: int = 100

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trajectory_tools.experiments.probing import Probing
 from trajectory_tools.experiments.study.claims import Claim
 from trajectory_tools.experiments.study.reading import Reading
 from trajectory_tools.problems import Problem, make_problem
@@ -94,7 +95,8 @@ class StudyFigure:
     """One figure: how its runs are recorded, what it shows, and where it comes from.
 
     ``iterations``: the length of a run; ``at``: the iterations whose tensors are recorded (none named: all), and
-    ``save`` which of them. ``shows``: the panels of each setting (deviation, share, loss), or ``histogram``.
+    ``save`` which of them. ``shows``: the panels of each setting (deviation, share, loss), or ``histogram``, or
+    ``noise``, which needs ``probing``: at which steps the noise is probed, and with what.
     """
 
     name: str
@@ -107,6 +109,7 @@ class StudyFigure:
     save: tuple[str, ...] = ("param", "grad", "update")
     at: tuple[int, ...] = ()
     seeds: int = 3
+    probing: Probing | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trajectory_tools.experiments.probing import Probing
 from trajectory_tools.experiments.study.claims import Claim, Number, larger, meet, ordered, smallest, vanishes
 from trajectory_tools.experiments.study.design import Column, Curve, MetaTrained, Setting, StudyFigure
 from trajectory_tools.experiments.study.reading import Reading
@@ -218,6 +219,114 @@ FIGURE_7 = StudyFigure(
     at=(1, *range(10, 201, 10)),
 )
 
+ALPHA_START, ALPHA_END, NULL_END, SECOND_NULL_END = (
+    "α at start",
+    "α at end",
+    "Gaussian null at end",
+    "second null at end",
+)
+GRADIENT_START, GRADIENT_END, GRADIENT_NULL_END = (
+    "gradients' α at start",
+    "gradients' α at end",
+    "gradients' null at end",
+)
+LARGEST_START, LARGEST_END = "λ_max at start", "λ_max at end"
+NOT_CLAIMED = "the paper has no null"
+AGREE = 0.05
+"""Part by which an α and its null may differ and still say the same: the paper reads differences from 10 % on."""
+
+
+def noise(metric: str, quantity: str, kind: str, *, end: bool) -> Reading:
+    """The mean over the probes of the first, or of the last, hundred iterations."""
+    return Reading(metric, quantity, *((900, 1000) if end else (1, 100)), kind)
+
+
+NOISY = (l2o("leaky_relu"), ADAM, SGD, LION)
+EVERYONES = [curve.label for curve in NOISY]
+
+FIGURE_8 = StudyFigure(
+    "fig8",
+    "The noise of the updates: its tail index and its largest variance",
+    f"{SOBOTKA}, figure 8",
+    "What 64 mini-batches would make each optimizer do at the same weights and state, every 50 iterations: the tail"
+    " index α of updates and gradients by the paper's estimator (Mohammadi 2014, all coordinates in one row), and"
+    " λ_max, the largest eigenvalue of the updates' covariance. Beside each α stands what the same estimator says of"
+    " Gaussian noise of the same covariance. The second null is what it says of the updates that the same optimizer"
+    " makes, at the same state, of Gaussian gradients of the gradients' covariance: an α that agrees with it says"
+    " nothing of heavy tails.",
+    (
+        Setting(
+            "leaky-relu",
+            "leaky ReLU",
+            LEAKY,
+            NOISY,
+            (
+                Column(
+                    ALPHA_START,
+                    noise("tail_index", "pooled_block", "update", end=False),
+                    {"L2O": "0.81-0.85", "Adam": "0.68", "SGD": "0.61"},
+                ),
+                Column(
+                    ALPHA_END,
+                    noise("tail_index", "pooled_block", "update", end=True),
+                    {"L2O": "0.81-0.85", "Adam": "0.635", "SGD": "0.565"},
+                ),
+                Column(NULL_END, noise("tail_index", "pooled_block_null", "update", end=True)),
+                Column(SECOND_NULL_END, noise("tail_index", "pooled_block_surrogate", "update", end=True)),
+                Column(
+                    GRADIENT_START,
+                    noise("tail_index", "pooled_block", "grad", end=False),
+                    dict.fromkeys(EVERYONES, "0.59"),
+                ),
+                Column(
+                    GRADIENT_END,
+                    noise("tail_index", "pooled_block", "grad", end=True),
+                    dict.fromkeys(EVERYONES, "0.54-0.555"),
+                ),
+                Column(GRADIENT_NULL_END, noise("tail_index", "pooled_block_null", "grad", end=True)),
+                Column(
+                    LARGEST_START,
+                    noise("covariance", "paper_eigenvalue", "update", end=False),
+                    {"L2O": "1e-1", "Lion": "6e-3", "Adam": "2e-2", "SGD": "3e-4"},
+                ),
+                Column(
+                    LARGEST_END,
+                    noise("covariance", "paper_eigenvalue", "update", end=True),
+                    {"L2O": "3e-2", "Lion": "6e-3", "Adam": "3e-4", "SGD": "3e-4"},
+                ),
+                Column("loss at end", loss(901, 1000)),
+            ),
+            (
+                larger(*both_at(ALPHA_START, "L2O", "Adam"), factor=1.1),
+                larger(*both_at(ALPHA_START, "Adam", "SGD"), factor=1.05),
+                larger(*both_at(ALPHA_END, "L2O", "Adam"), factor=1.1),
+                larger(*both_at(ALPHA_END, "Adam", "SGD"), factor=1.05),
+                larger(Number("L2O", ALPHA_END), Number("L2O", GRADIENT_END), factor=1.1),
+                meet([Number(label, GRADIENT_END) for label in EVERYONES], within=0.1),
+                larger(*both_at(LARGEST_END, "L2O", "Lion"), factor=2),
+                larger(*both_at(LARGEST_END, "Lion", "Adam"), factor=2),
+                larger(Number("L2O", LARGEST_START), Number("L2O", LARGEST_END), factor=1.5),
+                larger(Number("Adam", LARGEST_START), Number("Adam", LARGEST_END), factor=5),
+                meet([Number("Lion", LARGEST_START), Number("Lion", LARGEST_END)], within=1.0),
+                *(
+                    meet(
+                        [Number(label, GRADIENT_END), Number(label, GRADIENT_NULL_END)], within=AGREE, paper=NOT_CLAIMED
+                    )
+                    for label in EVERYONES
+                ),
+                *(
+                    meet([Number(label, ALPHA_END), Number(label, SECOND_NULL_END)], within=AGREE, paper=NOT_CLAIMED)
+                    for label in EVERYONES
+                ),
+            ),
+        ),
+    ),
+    iterations=1000,
+    shows=("noise",),
+    save=(),
+    probing=Probing(at=(0, *range(49, 1000, 50)), batches=64, surrogates=64),
+)
+
 MOMENTS = {1: "0.08", 5: "0.30", 10: "0.23", 30: "0.17", 100: "0.15", 500: "0.15"}
 """Iteration → the learned optimizer's largest |u| in the paper."""
 RATE = "learning rate"
@@ -311,5 +420,5 @@ LEARNING_CURVES = StudyFigure(
 )
 
 FIGURES: Mapping[str, StudyFigure] = {
-    figure.name: figure for figure in (FIGURE_4, FIGURE_5, FIGURE_7, FIGURE_9, LEARNING_CURVES)
+    figure.name: figure for figure in (FIGURE_4, FIGURE_5, FIGURE_7, FIGURE_8, FIGURE_9, LEARNING_CURVES)
 }

@@ -92,6 +92,7 @@ class CurveRuns:
             label=self.curve.label,
             save=self.figure.save,
             schedule=at(i - 1 for i in self.figure.at) if self.figure.at else None,
+            probing=self.figure.probing,
             if_exists="replace",
         )
         return Run(self._path(seed))
@@ -121,6 +122,8 @@ class CurveRuns:
         }
         if isinstance(self.problem, MLP):
             wanted["data"], found["data"] = self.data, problem.get("data")
+        if self.figure.probing is not None:
+            wanted["probes"], found["probes"] = self.figure.probing.to_json(), run.metadata.get("probing")
         if self.weights is not None:
             from trajectory_tools.l2o.choice import choose_weights
 

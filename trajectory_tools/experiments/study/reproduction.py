@@ -181,6 +181,9 @@ def measure(figure: StudyFigure, setting: Setting, runs: list[Run]) -> SettingRe
     options: dict[str, dict[str, Any]] = {
         "symmetry": {"units": "none"},
         "histogram": {"chosen": tuple(i - 1 for i in figure.at)},
+        # What is shown is the estimator on all coordinates; the others are those of a report.
+        "tail_index": {"coordinates": 50, "directions": 16, "null_draws": 20, "resamples": 20},
+        "covariance": {"resamples": 20},
     }
     frames = {metric: compute(runs, metric, **options.get(metric, {})) for metric in sorted({*needed, "loss"})}
     values: dict[Number, NDArray[np.float64]] = {}

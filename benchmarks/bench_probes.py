@@ -1,0 +1,107 @@
+"""What a probe costs: against the forward and backward passes alone, and against a deep copy for each sample."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from pairs import machine, ratio, report
+from torch import nn
+from torch.func import functional_call, grad, vmap
+from workload import Workload
+
+from trajectory_tools.recorder import Recorder
+from trajectory_tools.recorder.flat_space import FlatSpace
+from trajectory_tools.recorder.names import name_parameters
+from trajectory_tools.recorder.probe_gradients import sample_gradients
+from trajectory_tools.recorder.probe_updates import Updates
+from trajectory_tools.recorder.probes import stacks
+from trajectory_tools.recorder.snapshot import untouched
+
+N_BATCHES = 64
+N_SAMPLES = 2000
+
+
+def main() -> None:
+    print(f"probes, 784-20-10 perceptron, Adam; {machine()}")
+    folder = Path(tempfile.mkdtemp())
+    workload = Workload()
+    model, optimizer = workload.model, workload.optimizer
+    batches = (workload.batches * 2)[:N_BATCHES]
+    x, y = (torch.cat(column)[:N_SAMPLES] for column in zip(*workload.batches, strict=True))
+
+    def loss_fn(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def passes() -> float:
+        start = time.perf_counter()
+        for batch in batches:
+            optimizer.zero_grad()
+            loss_fn(batch).backward()
+        return time.perf_counter() - start
+
+    def covariance(updates: np.ndarray) -> np.ndarray:
+        """The Gram matrix of the centred updates, which both ways need."""
+        centred = updates - updates.mean(axis=0)
+        return centred @ centred.T
+
+    def copied() -> float:
+        """The same gradients, and a deep copy of the optimizer with its parameters for each."""
+        start = time.perf_counter()
+        values = {name: p.detach() for name, p in model.named_parameters()}
+
+        def loss(values: dict[str, torch.Tensor], a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return nn.functional.cross_entropy(functional_call(model, values, (a[None],)), b[None])
+
+        updates = []
+        for begin in range(0, N_SAMPLES, 250):
+            gradients = vmap(grad(loss), in_dims=(None, 0, 0))(values, x[begin : begin + 250], y[begin : begin + 250])
+            for i in range(len(next(iter(gradients.values())))):
+                twin = copy.deepcopy(optimizer)
+                twins = [p for group in twin.param_groups for p in group["params"]]
+                for p, gradient in zip(twins, gradients.values(), strict=True):
+                    p.grad = gradient[i]
+                twin.step()
+                pairs = zip(twins, model.parameters(), strict=True)
+                updates.append(torch.cat([(new.detach() - old.detach()).reshape(-1) for new, old in pairs]))
+        covariance(torch.stack(updates).numpy())
+        return time.perf_counter() - start
+
+    def stacked() -> float:
+        """The same without a copy, as a probe makes them."""
+        start = time.perf_counter()
+        updates = []
+        with untouched(optimizer, [model]) as snapshot:
+            made = Updates(optimizer, snapshot)
+            space = FlatSpace(name_parameters(model, optimizer))
+            samples = sample_gradients(loss_fn, (x, y), optimizer, model, snapshot.parameters)
+            for gradients, n in stacks(samples, lambda: made.stack):
+                updates.append(space.of_stack(made.of_stack(gradients, n), n)[0])
+        covariance(torch.cat(updates).numpy())
+        return time.perf_counter() - start
+
+    with Recorder(folder / "run", model, optimizer, save=[]) as recorder:
+
+        def probed() -> float:
+            start = time.perf_counter()
+            recorder.probe(loss_fn, batches)
+            seconds = time.perf_counter() - start
+            workload.train(1)  # the next probe is another step's
+            return seconds
+
+        workload.train(3)
+        found = ratio(probed, passes, pairs=15)
+        report(f"probe of {N_BATCHES} mini-batches / their passes alone", found, "at most 1.3x")
+
+    found = ratio(copied, stacked, pairs=5)
+    report(f"covariance of {N_SAMPLES:,} single-sample updates: deep copies / ours", found, "at least 10x")
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""``traj record --probe-every``, ``--dry-run``, ``traj show`` and ``traj query`` of probes."""
+
+from __future__ import annotations
+
+import json
+
+from commands import traj
+
+PROBED = [
+    *("record", "digits-mlp", "--optimizer", "sgd", "--steps", "4"),
+    *("--probe-every", "2", "--probe-batches", "3", "--probe-surrogates", "2"),
+]
+
+
+def test_a_dry_run_says_how_large_the_run_is_and_the_run_is(tmp_path):
+    done = traj(*PROBED, "--dry-run", "--json", "-o", "run", cwd=tmp_path)
+    said = {size["table"]: size for size in json.loads(done.stdout)["tables"]}
+    assert list(tmp_path.iterdir()) == []
+    table = traj(*PROBED, "--dry-run", "--seeds", "2", cwd=tmp_path)
+    assert "probes" in table.stdout
+    assert "for each of 2 seeds" in table.stderr
+    traj(*PROBED, "-o", "run", cwd=tmp_path)
+    rows = traj("query", "run", "SELECT count(*) n FROM probes", "--format", "json", cwd=tmp_path)
+    assert json.loads(rows.stdout)[0]["n"] == said["probes"]["rows"] == 2 * 6 * 4
+    shown = traj("show", "run", cwd=tmp_path).stdout
+    assert "0 to 2 (2 of them)" in next(line for line in shown.splitlines() if line.startswith("probes at"))
+
+
+def test_a_sketch_is_small(tmp_path):
+    traj(*PROBED, "--probe-sketch", "50", "-o", "run", cwd=tmp_path)
+    answer = traj(
+        "query",
+        "run",
+        "SELECT source, len(grad_grad) n FROM probe_products WHERE step = 2",
+        "--format",
+        "json",
+        cwd=tmp_path,
+    )
+    assert json.loads(answer.stdout) == [*[{"source": "batch", "n": 4}] * 3, {"source": "mean", "n": 4}]
