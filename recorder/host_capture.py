@@ -34,6 +34,7 @@ __all__ = ["HostCapture"]
 
 Floats = NDArray[np.floating]
 Take = Callable[[Block, Scratch], Floats]
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class HostCapture(Capture):
@@ -41,7 +42,7 @@ class HostCapture(Capture):
 
     A large network goes through the cores' caches block by block, its parameters once before and once after the step,
     its gradients once; meanwhile each block is copied (where it is recorded), subtracted, measured and projected. One
-    that fits into a single block is measured at the end, all three tensors at a time: there calls cost more than values.
+    that fits into a single block is measured at the end, all three tensors at a time: calls cost more than values.
     """
 
     def __init__(
@@ -86,12 +87,12 @@ class HostCapture(Capture):
             if record and self._picked and self._save & {"param", "update"}:
                 self._values["param"] = self._pick(sources)
 
-    def gradients(self, scale: Tensor | None = None) -> None:
+    def gradients(self, scale: Tensor | None = None, given: Sequence[Tensor | None] | None = None) -> None:
         """Copy g_t, divided by a GradScaler's scale; a parameter whose gradient is None is left out."""
         self._graded = True
         if not (self.stats or (self._record and "grad" in self._save)):
             return
-        grads = [tensor.grad for tensor in self.tensors]
+        grads = [tensor.grad for tensor in self.tensors] if given is None else list(given)
         found = [grad for grad in grads if grad is not None]
         self._now = self._all
         if len(found) < len(grads):
@@ -142,6 +143,10 @@ class HostCapture(Capture):
 
     def _go_through(self, kind: str, plan: Plan, take: Take) -> None:
         """See each block's values once: measure them, unless all are measured at the end, and project them."""
+        if self._at_end and self._projector is None:
+            for block in plan.blocks.blocks:
+                take(block, self._scratch)
+            return
         pieces = projected = None
         if self.stats and not self._at_end:
             pieces = self._pieces[kind] = np.empty((5, len(plan.blocks.owner)))
@@ -186,9 +191,7 @@ class HostCapture(Capture):
             new = out
         return np.subtract(new, self._rows["param"][here], out=out)
 
-    def _pick(
-        self, sources: Sequence[Source], *, divisor: float | None = None, everywhere: bool = False
-    ) -> Floats:
+    def _pick(self, sources: Sequence[Source], *, divisor: float | None = None, everywhere: bool = False) -> Floats:
         """The chosen coordinates of these tensors: of all, or of those that have a gradient."""
         there = self._all.there if everywhere else self._now.there
         parts = []
@@ -233,7 +236,7 @@ class Plan:
         """The plan for these."""
         n = len(names)
         everything, there = Blocks(numels), np.flatnonzero(present)
-        blocks = Blocks([numels[i] for i in there])
+        blocks = Blocks([numels[i] for i in there.tolist()])
         owners = [everything.owner, everything.owner + n, there[blocks.owner] + 2 * n]
         begins = [_begins(everything), _begins(everything) + everything.n_values]
         begins.append(_begins(blocks) + 2 * everything.n_values)
@@ -255,6 +258,8 @@ def _in_place(sources: Sequence[Source], block: Block, width: np.dtype[np.floati
 
 def host_values(tensor: Tensor, dtype: torch.dtype) -> Source:
     """A tensor's values, flat and in C order, without a copy where it is contiguous."""
+    if tensor.dtype is dtype and type(tensor) in PLAIN and tensor.is_contiguous() and not tensor.is_neg():
+        return tensor.detach().numpy().reshape(-1)  # the usual case: every call counts for a small network
     values = real(tensor.detach()).resolve_neg().reshape(-1)
     if values.dtype == torch.bfloat16:
         return values.view(torch.int16).numpy().view(np.uint16)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trajectory_tools.recorder.sweep import Block, Blocks
+from trajectory_tools.recorder.sweep import Block
 from trajectory_tools.store.projection import BLOCK, Projection
 
 __all__ = ["DeviceProjector", "Projected", "Projector"]

@@ -19,8 +19,6 @@ from torch.optim import Optimizer
 
 from trajectory_tools.errors import BadArgument, RecordingFailed, TrajectoryError, UnknownName
 from trajectory_tools.recorder.capture import Capture
-from trajectory_tools.recorder.host_capture import HostCapture
-from trajectory_tools.recorder.selection import Selection
 from trajectory_tools.recorder.description import (
     checked_info,
     describe_change,
@@ -29,10 +27,12 @@ from trajectory_tools.recorder.description import (
     describe_optimizer,
     describe_parameters,
 )
+from trajectory_tools.recorder.host_capture import HostCapture
 from trajectory_tools.recorder.names import name_parameters
 from trajectory_tools.recorder.scalars import Pending, ScalarLog, as_number
 from trajectory_tools.recorder.schedule import Schedule
 from trajectory_tools.recorder.schedule import every as every_n
+from trajectory_tools.recorder.selection import Selection
 from trajectory_tools.recorder.warning import warn
 from trajectory_tools.store.budget import choose_for_budget, parse_bytes
 from trajectory_tools.store.metadata import read_metadata

@@ -238,15 +238,18 @@ class Run:
     def array(self, column: str, name: str, *, steps: Steps = slice(None)) -> NDArray[np.floating]:
         """One parameter's ``param``, ``grad`` or ``update`` at the chosen recorded steps: (n_steps, *shape).
 
-        (n_steps, n_selected) where only some ``coordinates``, or a ``projection``, are recorded. Steps come in ascending order, each once. One at which the parameter was not recorded, or its gradient was None,
-        is NaN throughout. Memory is that of the result and one chunk.
+        (n_steps, n_selected) where only some ``coordinates``, or a ``projection``, are recorded. Steps come in
+        ascending order, each once. One at which the parameter was not recorded, or its gradient was None, is NaN
+        throughout. Memory is that of the result and one chunk.
         """
         self._require(column)
         self._require_parameter(name)
         wanted = self.select_steps(steps)
         dtype = next(p["dtype"] for p in self.metadata["params"] if p["name"] == name)
         result = np.full(
-            (len(wanted), *self.recorded_shapes[name]), np.nan, "float64" if dtype in ("float64", "complex128") else "float32"
+            (len(wanted), *self.recorded_shapes[name]),
+            np.nan,
+            "float64" if dtype in ("float64", "complex128") else "float32",
         )
         for chunk in self.chunks([column], steps=wanted):
             if name in chunk.values(column):
@@ -291,7 +294,7 @@ class Run:
         return self.query("SELECT * FROM stats ORDER BY step").astype({"name": "str"})
 
     def query(self, sql: str) -> pd.DataFrame:
-        """Answer SQL over the tables ``scalars``, ``tensors``, ``stats`` and ``probes``, through DuckDB, as a pandas frame.
+        """Answer SQL over the tables ``scalars``, ``tensors``, ``stats`` and ``probes``, through DuckDB.
 
         The query sees nothing else: other files can be neither read nor written.
         """
@@ -365,9 +368,7 @@ class Run:
         if name not in self.shapes:
             raise UnknownName(f"parameter in {self.path}:", name, self.shapes)
         if name not in self.recorded_shapes:
-            raise MissingData(
-                f"{name!r} in {self.path} is not recorded but in its stats: the run has {self.selection}"
-            )
+            raise MissingData(f"{name!r} in {self.path} is not recorded but in its stats: the run has {self.selection}")
 
     def _require(self, column: str) -> None:
         if column not in VALUE_COLUMNS:

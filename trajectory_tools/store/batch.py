@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from trajectory_tools.store.arrow import NUMPY_TYPES, number_array
 from trajectory_tools.store.rows import RowLayout, StepRows, row_groups
-from trajectory_tools.store.stats_rows import StatsBatch
 from trajectory_tools.store.schema import ROW_GROUP_VALUES, scalars_schema, tensors_schema
+from trajectory_tools.store.stats_rows import StatsBatch
 
 __all__ = ["Batch", "ScalarBatch", "ScalarRow", "TensorBatch"]
 
