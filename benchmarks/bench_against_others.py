@@ -167,7 +167,9 @@ def measure(model: str, quick: bool) -> None:
                 # Cockpit extends the model that it measures, so each tool has one of its own.
                 mine = MODELS[model]()
                 found: object = ratio(
-                    lambda t=timed, m=mine, f=folder, n=steps: t(m, f, n), lambda m=mine, n=steps: m.train(n), pairs=pairs
+                    lambda t=timed, m=mine, f=folder, n=steps: t(m, f, n),
+                    lambda m=mine, n=steps: m.train(n),
+                    pairs=pairs,
                 )
             except ImportError as error:
                 found = f"not installed ({error.name})"

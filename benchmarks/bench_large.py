@@ -44,7 +44,7 @@ def write_raw(path: Path, data: bytes, times: int) -> float:
 
 
 def save(training: Training, folder: Path, steps: int) -> float:
-    """Seconds of steps each of which is saved with ``torch.save``: parameters and gradients, and θ_{t+1} with the next."""
+    """Seconds of steps each of which is saved with ``torch.save``: parameters, gradients, the optimizer's state."""
     import torch
 
     folder.mkdir()

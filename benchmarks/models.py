@@ -28,7 +28,9 @@ class Training:
         """Number of elements of all parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
-    def train(self, steps: int, *, before_step: Callable[[int], None] | None = None, log: OnStep | None = None) -> float:
+    def train(
+        self, steps: int, *, before_step: Callable[[int], None] | None = None, log: OnStep | None = None
+    ) -> float:
         """Seconds that ``steps`` steps take; ``before_step`` is called when the gradients are there, with the step."""
         start = time.perf_counter()
         for step in range(steps):

@@ -114,6 +114,12 @@ class Capture:
             rows = StepRows(step, self.layout, values, self._present_rows(columns), ready)
         return Captured(rows, stats)
 
+    def at_rest(self, step: int, *, record: bool = True) -> Captured:
+        """What there is of a step that these parameters took no part in: no gradient, an update of zero."""
+        self.before(record)
+        self.gradients(given=[None] * len(self.tensors))
+        return self.after(step)
+
     def _present_rows(self, columns: Collection[str]) -> dict[str, NDArray[np.bool_]]:
         """Whose gradient there is, among the recorded parameters."""
         return {} if self._present is None or "grad" not in columns else {"grad": self._present[self._recorded]}
@@ -123,22 +129,17 @@ class Capture:
         if self._whole:
             return flats
         self._choice = self._choice or _DeviceChoice(self.selection, self._names, self._numels, self.counts)
-        there = range(len(self._names)) if kind != "grad" or self._present is None else np.flatnonzero(self._present)
+        everywhere = kind != "grad" or self._present is None
+        there: list[int] = list(range(len(self._names))) if everywhere else np.flatnonzero(self._present).tolist()
         parts = list(zip(there, _split(flats, [self._numels[i] for i in there]), strict=True))
-        return [self._choice.of(int(i), part) for i, part in parts if i in self._choice]
+        return [self._choice.of(i, part) for i, part in parts if i in self._choice]
 
     def _measured(self, step: int, flats: dict[str, list[Tensor]]) -> StepStats:
         present = np.ones(len(self._names), bool) if self._present is None else self._present
         if (stats := self._device_stats.get(present.tobytes())) is None:
             stats = self._device_stats[present.tobytes()] = DeviceStats(self._names, self._numels, present)
         pieces, ready = _to_host({"pieces": stats.measure([*flats["param"], *flats["update"], *flats["grad"]])})
-        return StepStats(step, stats.layout, pieces["pieces"].reshape(-1, 5).T, ready)
-
-    def at_rest(self, step: int, record: bool) -> Captured:
-        """A step that these parameters took no part in: no gradient, an update of zero."""
-        self.before(record)
-        self.gradients(given=[None] * len(self.tensors))
-        return self.after(step)
+        return StepStats(step, stats.layout, np.asarray(pieces["pieces"], np.float64).reshape(-1, 5).T, ready)
 
     def _flat(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Fresh copies, one flat tensor for each stretch of tensors on the same device."""
@@ -204,7 +205,7 @@ def _split(flats: Sequence[Tensor], numels: Sequence[int]) -> list[Tensor]:
         taken: list[int] = []
         while sizes and sum(taken) + sizes[0] <= flat.numel():
             taken.append(sizes.pop(0))
-        parts += flat.split(taken)
+        parts += torch.split(flat, taken)
     parts += [torch.empty(0, device="cpu")] * len(sizes)
     return parts
 

@@ -34,6 +34,7 @@ __all__ = ["HostCapture"]
 
 Floats = NDArray[np.floating]
 Take = Callable[[Block, Scratch], Floats]
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class HostCapture(Capture):
@@ -41,7 +42,7 @@ class HostCapture(Capture):
 
     A large network goes through the cores' caches block by block, its parameters once before and once after the step,
     its gradients once; meanwhile each block is copied (where it is recorded), subtracted, measured and projected. One
-    that fits into a single block is measured at the end, all three tensors at a time: there calls cost more than values.
+    that fits into a single block is measured at the end, all three tensors at a time: calls cost more than values.
     """
 
     def __init__(
@@ -148,6 +149,10 @@ class HostCapture(Capture):
 
     def _go_through(self, kind: str, plan: Plan, take: Take) -> None:
         """See each block's values once: measure them, unless all are measured at the end, and project them."""
+        if self._at_end and self._projector is None:
+            for block in plan.blocks.blocks:
+                take(block, self._scratch)
+            return
         pieces = projected = None
         if self.stats and not self._at_end:
             pieces = self._pieces[kind] = np.empty((5, len(plan.blocks.owner)))
@@ -237,7 +242,7 @@ class Plan:
         """The plan for these."""
         n = len(names)
         everything, there = Blocks(numels), np.flatnonzero(present)
-        blocks = Blocks([numels[i] for i in there])
+        blocks = Blocks([numels[i] for i in there.tolist()])
         owners = [everything.owner, everything.owner + n, there[blocks.owner] + 2 * n]
         begins = [_begins(everything), _begins(everything) + everything.n_values]
         begins.append(_begins(blocks) + 2 * everything.n_values)
@@ -259,6 +264,8 @@ def _in_place(sources: Sequence[Source], block: Block, width: np.dtype[np.floati
 
 def host_values(tensor: Tensor, dtype: torch.dtype) -> Source:
     """A tensor's values, flat and in C order, without a copy where it is contiguous."""
+    if tensor.dtype is dtype and type(tensor) in PLAIN and tensor.is_contiguous() and not tensor.is_neg():
+        return tensor.detach().numpy().reshape(-1)  # the usual case: every call counts for a small network
     values = real(tensor.detach()).resolve_neg().reshape(-1)
     if values.dtype == torch.bfloat16:
         return values.view(torch.int16).numpy().view(np.uint16)

@@ -37,7 +37,7 @@ from trajectory_tools.recorder.scaler import unwatch, watch
 from trajectory_tools.recorder.schedule import Schedule
 from trajectory_tools.recorder.schedule import every as every_n
 from trajectory_tools.recorder.selection import Selection
-from trajectory_tools.recorder.together import Joint
+from trajectory_tools.recorder.together import joined
 from trajectory_tools.recorder.warning import warn
 from trajectory_tools.store.budget import choose_for_budget, parse_bytes
 from trajectory_tools.store.metadata import read_metadata
@@ -524,7 +524,6 @@ class Recorder:
             left = {id(each.tensor): each for each in named}
             shares = [[left.pop(key) for key in _ids(optimizer) if key in left] for optimizer in self._optimizers]
             self._captures = [self._captured(share, self._capture.counts) for share in shares]
-            self._joint = Joint(self._capture.layout)
         self._named = self._parameters = describe_parameters(named)
         if self.selection:
             self._parameters = [p | {"recorded": self._capture.counts.get(p["name"], 0)} for p in self._named]
@@ -695,10 +694,10 @@ class Recorder:
         if self._session is not None:
             if self._capturing:
                 found = [
-                    parts.get(i) or capture.at_rest(self._step, self._recording)
+                    parts.get(i) or capture.at_rest(self._step, record=self._recording)
                     for i, capture in enumerate(self._captures)
                 ]
-                rows, stats = found[0] if len(found) == 1 else self._joint.step(self._step, found)
+                rows, stats = found[0] if len(found) == 1 else joined(self._step, self._capture.layout, found)
                 if rows is not None:
                     self._session.writer.put_tensors(rows)
                 if stats is not None:

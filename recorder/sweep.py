@@ -1,4 +1,4 @@
-"""Going through a network's values block by block: each is copied, subtracted and measured while a core has it at hand."""
+"""Going through a network's values block by block: each is copied, subtracted and measured in a core's cache."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ THREADED_VALUES = 2**19
 
 TINY = 1e-12
 """Where no value of a float32 piece is larger, its squares lose digits or vanish: they are summed again as float64."""
+
+INFINITE = float("inf")
 
 Floats = NDArray[np.floating]
 Source = NDArray[np.floating] | NDArray[np.uint16]
@@ -138,7 +140,7 @@ def gather(block: Block, sources: Sequence[Source], out: Floats) -> None:
             copy_values(part, out[start : start + part.size])
             start += part.size
     else:
-        np.concatenate(parts, out=out)  # type: ignore[arg-type]
+        np.concatenate(parts, out=out)
 
 
 def copy_values(source: Source, out: Floats) -> None:
@@ -169,16 +171,17 @@ def measure(values: Floats, starts: NDArray[np.intp], out: NDArray[np.float64], 
     else:
         out[ZEROS] = np.add.reduceat(flags.view(np.int8), starts, dtype=np.int64)
     out[NONFINITE] = 0
-    least = out[SQUARES].min()
-    if not (least > TINY**2 and out[SQUARES].max() < np.inf):
+    sums = out[SQUARES].tolist()
+    if not all(TINY**2 < total < INFINITE for total in sums):  # NaN is not between them either
         refine(values, starts, out)
 
 
 def refine(values: Floats, starts: NDArray[np.intp], out: NDArray[np.float64]) -> None:
-    """Once more and slowly, for the pieces that hold NaN or Inf, or whose squares are too large or small for float32."""
-    for piece, (start, stop) in enumerate(zip(starts, [*starts[1:], values.size], strict=True)):
-        largest = max(-out[MIN, piece], out[MAX, piece])
-        if np.isfinite(out[SQUARES, piece]) and not 0 < largest < TINY:
+    """Once more and slowly, for the pieces that hold NaN or Inf, or whose squares are beyond float32."""
+    ends = [*starts[1:], values.size]
+    for piece in np.flatnonzero(~((out[SQUARES] > TINY**2) & (out[SQUARES] < np.inf))).tolist():
+        start, stop = starts[piece], ends[piece]
+        if out[MIN, piece] == out[MAX, piece] == 0:
             continue
         wide = values[start:stop].astype(np.float64)
         finite = wide[np.isfinite(wide)]

@@ -286,9 +286,9 @@ class Run:
     def array(self, column: str, name: str, *, steps: Steps = slice(None)) -> NDArray[np.floating]:
         """One parameter's ``param``, ``grad`` or ``update`` at the chosen recorded steps: (n_steps, *shape).
 
-        (n_steps, n_selected) where only some ``coordinates``, or a ``projection``, are recorded. Steps come in ascending
-        order, each once. One at which the parameter was not recorded, or its gradient was None, is NaN throughout.
-        Memory is that of the result and one chunk.
+        (n_steps, n_selected) where only some ``coordinates``, or a ``projection``, are recorded. Steps come in
+        ascending order, each once. One at which the parameter was not recorded, or its gradient was None, is NaN
+        throughout. Memory is that of the result and one chunk.
         """
         self._require(column)
         self._require_parameter(name)

@@ -31,7 +31,7 @@ def test_a_probed_run_is_the_run_without_probes(tmp_path, problem):
     assert runs[1].metadata["probing"]["every"] == 2
     sizes = [(s.batch_size, len(s.grad)) for s in runs[1].probe_sets(0)]
     assert sizes == ([(128, 3), (1, 5)] if problem == "digits-mlp" else [(None, 3)])
-    said = experiment.sizes(seed=1, steps=5, probing=probing)
+    said = experiment.size(seed=1, steps=5, probing=probing).tables
     assert {size.table: size.rows for size in said} == {
         table: sum(part.rows for part in runs[1].parts(table)) for table in ("scalars", "tensors", "probes")
     }

@@ -1,4 +1,4 @@
-"""Which coordinates are recorded: by name, by a seeded choice, by a seeded projection; and that they are what they say."""
+"""Which coordinates are recorded: by name, by a seeded choice, by a seeded projection; and what they hold."""
 
 import json
 
@@ -223,7 +223,9 @@ def test_recorded_projections_are_those_of_what_happened(tmp_path):
         run.coordinates("0.weight")
 
 
-@pytest.mark.parametrize("selection", [Selection(match="^0"), Selection(subsample=0.1), Selection(projection=16)], ids=str)
+@pytest.mark.parametrize(
+    "selection", [Selection(match="^0"), Selection(subsample=0.1), Selection(projection=16)], ids=str
+)
 def test_on_a_device_the_same_is_selected(selection):
     found = []
     for kind in (HostCapture, Capture):
@@ -252,7 +254,9 @@ def test_the_same_selection_gives_the_same_bytes_and_a_resumed_run_keeps_it(tmp_
         contents.append([path.read_bytes() for path in run.files("tensors")])
     assert contents[0] == contents[1]
     model = network()
-    with pytest.raises(BadArgument, match=r"has a random 30 % of the coordinates, and would go on with all coordinates"):
+    with pytest.raises(
+        BadArgument, match=r"has a random 30 % of the coordinates, and would go on with all coordinates"
+    ):
         Recorder(tmp_path / "a", model, sgd(model), if_exists="resume").attach()
     run, _ = recorded(tmp_path / "a", model, sgd(model), 2, subsample=0.3, if_exists="resume")
     assert run.array("param", "0.weight").shape == (7, 6)

@@ -14,7 +14,7 @@ from trajectory_tools.recorder.host_capture import HostCapture
 from trajectory_tools.recorder.names import Named
 from trajectory_tools.recorder.sweep import BLOCK_VALUES, Blocks, Scratch, measure, sweep
 from trajectory_tools.run import open_run
-from trajectory_tools.store.stats_rows import StatsBatch
+from trajectory_tools.store.stats_rows import StatsBatch, joined_stats
 
 KINDS = ("param", "grad", "update")
 
@@ -86,7 +86,9 @@ def test_stats_are_those_of_numpy_whatever_the_parameter(tmp_path, every, double
             for name, parameter in named.items():
                 generator = torch.Generator().manual_seed(step)
                 if name == "table.weight":
-                    rows = torch.sparse_coo_tensor([[3, 3, 7]], torch.ones(3, 8), parameter.shape, check_invariants=False)
+                    rows = torch.sparse_coo_tensor(
+                        [[3, 3, 7]], torch.ones(3, 8), parameter.shape, check_invariants=False
+                    )
                     parameter.grad = rows
                 elif name != "unused" and not (name == "scalar" and step == 1):
                     noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -193,6 +195,33 @@ def test_on_a_device_and_in_the_hosts_memory_the_same_is_found():
     for one, other in zip(of_host, of_device, strict=True):
         for key, value in one.items():
             assert other[key] == (pytest.approx(value, rel=2e-6, nan_ok=True) if isinstance(value, float) else value)
+
+
+def test_stats_of_several_optimizers_are_put_together_and_one_may_rest():
+    torch.manual_seed(0)
+    models = [nn.Linear(3, 2), nn.Linear(300, 300)]
+    captures = [
+        HostCapture([Named(f"{i}.{name}", p) for name, p in model.named_parameters()], KINDS, stats=True)
+        for i, model in enumerate(models)
+    ]
+    models[0](torch.ones(3)).sum().backward()
+    captures[0].before()
+    captures[0].gradients()
+    torch.optim.SGD(models[0].parameters(), lr=0.1).step()
+    first, second = captures[0].after(4), captures[1].at_rest(4)
+    assert second.rows.present["grad"].tolist() == [False, False]
+    assert not second.rows.values["update"].any()
+    stats = joined_stats(4, [first.stats, second.stats])
+    assert joined_stats(5, [first.stats, second.stats]).layout is stats.layout
+    batch = StatsBatch(stats.layout)
+    batch.add(stats)
+    (table,) = batch.tables(batch.schema(None))
+    rows = {row["name"]: row for row in table.to_pylist()}
+    assert list(rows) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert rows["0.bias"]["grad_norm"] == pytest.approx(2**0.5)
+    assert rows["1.weight"]["grad_norm"] is None
+    assert rows["1.weight"]["update_zeros"] == 90_000
+    assert rows["1.weight"]["param_norm"] == pytest.approx(float(models[1].weight.double().norm()), rel=1e-6)
 
 
 def test_stats_can_be_turned_off(tmp_path):

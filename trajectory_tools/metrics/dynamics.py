@@ -86,8 +86,8 @@ class Dynamics(Metric[DynamicsContext, DynamicsState]):
 
     Where the run has ``stats``, norms, ratio, path and nonfinite are those of every step, recorded or not. Of a
     parameter that is recorded as a subsample or a projection there are no cosines and no displacement, but unbiased
-    estimates, with n the number of recorded values: ``squared_norm_estimate``, ``dot_previous_estimate`` ⟨u_t, u_{t−1}⟩,
-    ``dot_descent_estimate`` ⟨−g_t, u_t⟩ and ``squared_displacement_estimate``.
+    estimates: ``squared_norm_estimate``, ``dot_previous_estimate`` ⟨u_t, u_{t−1}⟩, ``dot_descent_estimate`` ⟨−g_t, u_t⟩
+    and ``squared_displacement_estimate``.
 
     A quotient by a norm of 0 is NaN. In the whole network a gradient that was None counts as zero; where all were, it
     is NaN. A parameter that was added later has neither path nor displacement.

@@ -13,7 +13,7 @@ from trajectory_tools.store.hashing import place_hashes, place_key
 __all__ = ["BLOCK", "Projection", "Table"]
 
 BLOCK = 2**16
-"""A parameter is projected in blocks of at most so many coordinates, which stay in a core's cache; k is at most this."""
+"""A parameter is projected in blocks of at most so many coordinates, which fit a core's cache; k is at most this."""
 
 Floats = NDArray[np.floating]
 
@@ -38,12 +38,12 @@ class Projection:
     - ``rank(c)`` is the place of c when 0 ... L−1 are sorted by ``place_hashes(place_key(seed, "order L"), ...)``;
     - bucket j = (r + shift_b) mod k, where r is the greatest with r·L div k ≤ rank(c);
     - ``s(i)`` = sign(c) · σ_b, where sign is −1 where the lowest bit of the hash of "sign L" is 1;
-    - the hash of block b, of the stream of the parameter's name, gives shift_b (its bits above the lowest 32, mod k) and
-      σ_b (−1 where its lowest bit is 1).
+    - the hash of block b, of the stream of the parameter's name, gives shift_b (its bits above the lowest 32, mod k)
+      and σ_b (−1 where its lowest bit is 1).
 
     Two coordinates share a bucket with probability at most 1/k (+ 2⁻³², from mod), and signs are pairwise independent:
-    E⟨Px, Py⟩ = ⟨x, y⟩ exactly, and the standard deviation is about √((‖x‖²‖y‖² + ⟨x,y⟩²) / k), for ‖x‖² √(2/k) ‖x‖²: 9 %
-    for k = 256 (as count sketches and feature hashing: Charikar et al. 2002, Weinberger et al. 2009, appendix A).
+    E⟨Px, Py⟩ = ⟨x, y⟩ exactly, and the standard deviation is about √((‖x‖²‖y‖² + ⟨x,y⟩²) / k), for ‖x‖² √(2/k) ‖x‖²:
+    9 % for k = 256 (as count sketches and feature hashing: Charikar et al. 2002, Weinberger et al. 2009, appendix A).
     """
 
     seed: int

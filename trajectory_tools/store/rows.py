@@ -60,8 +60,8 @@ class StepRows:
 
     ``present[column]`` is a mask over the layout's parameters: the values of an absent one are not in the array and its
     rows become null. A column that is missing from ``values`` is null in every row. ``ready`` is called by the writer
-    before it looks at the values (a copy from a GPU may still be under way), ``release`` when it needs them no more. ``held`` is the
-    size of the memory that they are a part of, where that is more.
+    before it looks at the values (a copy from a GPU may still be under way), ``release`` when it needs them no more.
+    ``held`` is the size of the memory that they are a part of, where that is more.
     """
 
     step: int

@@ -1,11 +1,12 @@
-"""The rows of ``stats`` on their way into Arrow: numbers of pieces of parameters, put together by the writer's thread."""
+"""The rows of ``stats`` on their way into Arrow: numbers of pieces of parameters, put together by the writer."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from trajectory_tools.store.arrow import NUMPY_TYPES, dictionary_array, number_array
 from trajectory_tools.store.schema import STATS, stats_schema
 
-__all__ = ["SQUARES", "StatsBatch", "StatsLayout", "StepStats"]
+__all__ = ["SQUARES", "StatsBatch", "StatsLayout", "StepStats", "joined_stats"]
 
 SQUARES, MIN, MAX, ZEROS, NONFINITE = range(5)
 """The rows of the numbers of pieces: Σx², least and greatest finite value (NaN for none), zeros, NaN and Inf."""
@@ -66,6 +67,32 @@ class StepStats:
     ready: Callable[[], None] | None = None
 
 
+def joined_stats(step: int, parts: Sequence[StepStats]) -> StepStats:
+    """One step's numbers of several sets of parameters (several optimizers), as one."""
+    if len(parts) == 1:
+        return parts[0]
+    layout, order = _joined_layout(tuple(part.layout for part in parts))
+
+    for part in parts:
+        if part.ready is not None:
+            part.ready()
+    return StepStats(step, layout, np.concatenate([part.pieces for part in parts], axis=1)[:, order])
+
+
+@lru_cache(maxsize=256)
+def _joined_layout(layouts: tuple[StatsLayout, ...]) -> tuple[StatsLayout, NDArray[np.intp]]:
+    """The layout of all, and the order that brings the pieces of one after the other into it."""
+    names = tuple(name for layout in layouts for name in layout.names)
+    owners, first = [], 0
+    for layout in layouts:
+        kind, parameter = np.divmod(layout.owner, max(len(layout.names), 1))
+        owners.append(kind * len(names) + parameter + first)
+        first += len(layout.names)
+    owner = np.concatenate(owners)
+    order = np.argsort(owner, kind="stable")
+    return StatsLayout(names, owner[order], np.concatenate([layout.grads for layout in layouts])), order
+
+
 class StatsBatch:
     """Consecutive steps of one layout."""
 
@@ -114,6 +141,6 @@ class StatsBatch:
             for row, (stat, dtype) in enumerate(STATS.items()):
                 values = found[:, row, kind].reshape(-1)
                 null = absent | np.isnan(values) if stat in ("min", "max") else absent
-                numbers = np.where(null, 0.0, values).astype(NUMPY_TYPES[dtype])
+                numbers: NDArray[Any] = np.where(null, 0.0, values).astype(NUMPY_TYPES[dtype])
                 columns[f"{column}_{stat}"] = number_array(numbers, null=null)
         yield pa.table([columns[name] for name in schema.names], schema=schema)
