@@ -169,7 +169,7 @@ def verdict_sentence(found: dict[tuple[object, ...], Verdict], of: str = "") -> 
         f"{PHRASES[verdict]} Gaussian noise of the same covariance: {', '.join(first_few(who, 8))}"
         for verdict, who in by_verdict.items()
     ]
-    sentences = ". ".join(one[0].upper() + one[1:] for one in said)
+    sentences = ". ".join(one if of else one[0].upper() + one[1:] for one in said)
     return f"{of}{sentences}." if said else ""
 
 

@@ -26,7 +26,7 @@ from trajectory_tools.metrics.symmetry import Symmetry
 from trajectory_tools.run import open_run
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
-NAMES = ["loss", "symmetry", "histogram", "dynamics"]
+NAMES = ["loss", "symmetry", "histogram", "dynamics"]  # those of tensors and scalars
 
 
 def finished(metric, context, state):
@@ -85,7 +85,7 @@ def test_the_parts_do_not_matter(tmp_path, odd, name):
 
 @pytest.fixture(scope="module")
 def serial(odd, walked):
-    return analyze([odd, walked], saved=False)
+    return analyze([odd, walked], NAMES, saved=False)
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
@@ -95,7 +95,7 @@ def test_the_executor_does_not_matter(odd, walked, serial, kind):
     else:
         executor = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
     with executor:
-        spread = analyze([odd, walked], executor=executor, saved=False)
+        spread = analyze([odd, walked], NAMES, executor=executor, saved=False)
     for name in serial:
         assert runs.same(spread[name].frame, serial[name].frame, **CLOSE)
         assert spread[name].skipped == serial[name].skipped == {}
@@ -144,12 +144,12 @@ def own(tmp_path):
 
 
 def test_what_was_saved_is_taken_again(own, monkeypatch):
-    first = numbers(analyze(own))
+    first = numbers(analyze(own, NAMES))
     files = saved_files(own)
-    assert sorted(files) == sorted(f"{name}.parquet" for name in metrics())
+    assert sorted(files) == sorted(f"{name}.parquet" for name in NAMES)
     for kind in metrics().values():
         monkeypatch.setattr(kind, "update", lambda *_: pytest.fail("computed again"))
-    again = numbers(analyze(own.path))
+    again = numbers(analyze(own.path, NAMES))
     assert saved_files(own) == files
     for name, frame in first.items():
         assert runs.same(again[name], frame)
@@ -167,9 +167,9 @@ def test_the_label_and_the_place_of_a_saved_run_may_change(own, tmp_path):
 
 
 def test_a_run_that_grew_is_computed_again(own):
-    before = numbers(analyze(own))
+    before = numbers(analyze(own, NAMES))
     grown = runs.write_run(own.path, *runs.walk(5, seed=9), steps=range(4, 9), if_exists="resume")
-    after = numbers(analyze(grown))
+    after = numbers(analyze(grown, NAMES))
     for name, frame in after.items():
         assert runs.same(frame, compute(grown, name))
         if name == "dynamics":
@@ -227,10 +227,10 @@ def test_a_damaged_saved_file_is_computed_again(folder, place, bit):
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all"])
 def test_a_saved_file_that_is_none(own, content):
-    expected = numbers(analyze(own))
+    expected = numbers(analyze(own, NAMES))
     for path in (own.path / "analysis").iterdir():
         path.write_bytes(content)
-    for name, frame in numbers(analyze(own)).items():
+    for name, frame in numbers(analyze(own, NAMES)).items():
         assert runs.same(frame, expected[name])
 
 
@@ -260,7 +260,7 @@ def test_compute_saves_nothing(own):
 def test_reasons_of_what_was_skipped(tmp_path, own):
     plain = runs.write_run(tmp_path / "plain", *runs.walk(3), steps=range(3), symmetries=[])
     empty = runs.write_run(tmp_path / "empty", *runs.walk(0), steps=[])
-    found = analyze([plain, own, empty], saved=False)
+    found = analyze([plain, own, empty], NAMES, saved=False)
     assert {name: sorted(a.skipped) for name, a in found.items()} == {
         "loss": [empty.name],
         "histogram": [empty.name],
@@ -272,7 +272,7 @@ def test_reasons_of_what_was_skipped(tmp_path, own):
     for analysis in found.values():
         assert own.name in set(analysis.frame["run"])
     assert compute([plain, own], "symmetry").attrs["skipped"] == {plain.name: found["symmetry"].skipped[plain.name]}
-    for name in metrics():
+    for name in NAMES:
         with pytest.raises(MissingData, match=f"no {name} of .*empty: no "):
             compute(empty, name)
 
@@ -504,13 +504,13 @@ def test_another_packages_metric(tmp_path, walked):
         print(json.dumps([names, said, value, found["largest"].frame["value"].item(), len(found)]))
     """
     names, said, value, plain, n = python(code, walked.path, path=site)
-    assert names == sorted([*NAMES, "largest"])
+    assert names == sorted([*NAMES, "covariance", "largest", "tail_index", "temporal_covariance"])
     assert [message.split("'")[1] for message in said] == ["clash", "gone", "missing", "nameless", "number"]
     assert all("of another package was left out: " in message for message in said)
     for reason in ("the name 'loss' is taken", "no attribute 'Gone'", "No module named", "is no subclass of Metric"):
         assert any(reason in message for message in said)
     largest = max(np.abs(walked.array("update", name)).max() for name in walked.shapes)
-    assert (value, plain, n) == (2 * largest, largest, 5)
+    assert (value, plain, n) == (2 * largest, largest, 8)
 
 
 MEMORY = """

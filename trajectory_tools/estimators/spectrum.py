@@ -134,15 +134,18 @@ def halves_overlap(products: Floats, k: int) -> float:
     What sampling noise leaves of an overlap of 1: two halves of one set of samples have the same covariance. NaN where
     a half has no more than k samples.
     """
+    from scipy.linalg import eigh
+
     halves = slice(0, None, 2), slice(1, None, 2)
     if len(products) // 2 <= k:
         return math.nan
     kept = []
     for half in halves:
-        spectrum = gram_spectrum(centred_gram(products[half, half]), k)
-        good = spectrum.leading > 1e-12 * spectrum.trace
-        size = np.sqrt(spectrum.leading[good] * (len(products[half]) - 1))
-        kept.append(spectrum.vectors[:, good] / size)
+        gram = centred_gram(products[half, half])
+        n = len(gram)
+        values, vectors = eigh(gram, subset_by_index=(n - k, n - 1))
+        good = values > 1e-12 * np.trace(gram)
+        kept.append(vectors[:, good] / np.sqrt(values[good]))
     cross = products[halves[0], halves[1]]
     cross = cross - cross.mean(axis=0) - cross.mean(axis=1, keepdims=True) + cross.mean()
     inner = kept[0].T @ cross @ kept[1]

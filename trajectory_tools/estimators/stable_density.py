@@ -72,6 +72,10 @@ def stable_quantile(p: ArrayLike, alpha: float) -> Floats:
     level = np.asarray(p, np.float64)
     if not ((level > 0) & (level < 1)).all():
         raise BadArgument("a quantile's probability lies between 0 and 1")
+    if alpha == 2:
+        from scipy.special import ndtri
+
+        return np.sqrt(2) * ndtri(level)
     tail = np.minimum(level, 1 - level)
     x = np.maximum(np.tan(np.pi * (0.5 - tail)), 1e-9)  # the Cauchy quantile is a start for all α
     for _ in range(60):

@@ -64,7 +64,7 @@ class Covariance(Metric[None, CovarianceState]):
     - ``overlap``: of the span of the leading eigenvectors with that at the probed step before, the mean squared cosine;
       beside it ``overlap_chance``, what random subspaces have (k / d), and ``overlap_halves``, what two halves of this
       step's own samples have: noise of estimation alone keeps an overlap below 1;
-    - ``cosine`` (update): between the mean update and the negative mean gradient (bootstrap);
+    - ``cosine`` (update): between the mean update and the negative mean gradient (jackknife);
     - ``noise_scale`` (grad): tr(Σ₁) / |G|² in training samples, Σ₁ the covariance of single samples' gradients
       (McCandlish et al. 2018, equation 2.9, unbiased as in appendix A.1; jackknife); ``gradient_square`` is |G|²,
       ``trace_per_sample`` tr(Σ₁) = batch size × trace;
@@ -150,7 +150,7 @@ class Covariance(Metric[None, CovarianceState]):
         if kind == "grad":
             yield from _noise_scale(moments, probes.batch_size)
         else:
-            yield "cosine", _cosine(probes, counts)
+            yield "cosine", _cosine(probes)
 
     def _paper(
         self, probes: ProbeSet, kind: str, moments: Moments, rng: np.random.Generator
@@ -257,27 +257,35 @@ def _noise_scale(moments: Moments, batch_size: int | None) -> Iterator[tuple[str
     yield "trace_per_sample", (found.trace, *found.trace_interval, "")
 
 
-def _cosine(probes: ProbeSet, counts: Floats) -> Number:
-    """cos(ū, −ḡ) with its bootstrap interval; the samples' means are the weighted sums with counts / K."""
-    n = counts.shape[1]
-    weights = np.vstack([np.ones(n), counts]) / n
+def _cosine(probes: ProbeSet) -> Number:
+    """cos(ū, −ḡ) ± 1.96 standard errors of the jackknife, which leaves out one mini-batch at a time.
+
+    Without sample k the sums of the others have ⟨U − u_k, G − g_k⟩ = ⟨U, G⟩ − ⟨U, g_k⟩ − ⟨u_k, G⟩ + ⟨u_k, g_k⟩.
+    """
+    n = len(probes.grad)
     if not np.isfinite(probes.grad).all():
         return _alone(math.nan, fault_of(probes.grad))
     if "update·grad" in probes.products:
         p = probes.products
-
-        def form(matrix: Floats) -> Floats:
-            return np.einsum("bk,bk->b", weights @ matrix, weights)
-
-        uu, gg, ug = form(p["update·update"]), form(p["grad·grad"]), form(p["update·grad"])
+        pairs = [p["update·update"], p["grad·grad"], p["update·grad"]]
+        forms = [(m.sum(), m.sum(axis=0), m.sum(axis=1), m.diagonal()) for m in pairs]
     elif probes.update.shape[1] < probes.n_values:
         return _alone(math.nan, "the sketch has no inner products of updates with gradients")
     else:
-        u, g = (weights @ samples for samples in (probes.update, probes.grad))
-        uu, gg, ug = (np.einsum("bd,bd->b", left, right) for left, right in ((u, u), (g, g), (u, g)))
-    size = np.sqrt(uu * gg)
+        u, g = (samples.astype(np.float64) for samples in (probes.update, probes.grad))
+        sums = {id(u): u.sum(axis=0), id(g): g.sum(axis=0)}
+        forms = [
+            (sums[id(x)] @ sums[id(y)], y @ sums[id(x)], x @ sums[id(y)], np.einsum("kd,kd->k", x, y))
+            for x, y in ((u, u), (g, g), (u, g))
+        ]
+    whole = np.array([total for total, *_ in forms])
+    without = np.stack([total - left - right + own for total, left, right, own in forms])
+    uu, gg, ug = np.column_stack([whole, without])
+    size = np.sqrt(np.maximum(uu * gg, 0.0))
     cosines = np.divide(-ug, size, out=np.full(len(size), math.nan), where=size > 0)
-    return float(cosines[0]), *percentile_interval(cosines[1:]), ""
+    error = math.sqrt((n - 1) / n * float(np.square(cosines[1:] - cosines[1:].mean()).sum()))
+    value = float(cosines[0])
+    return value, max(value - 1.96 * error, -1.0), min(value + 1.96 * error, 1.0), ""
 
 
 def _alone(value: float, why: str = "") -> Number:
