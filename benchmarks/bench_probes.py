@@ -79,7 +79,7 @@ def main() -> None:
         with untouched(optimizer, [model]) as snapshot:
             made = Updates(optimizer, snapshot)
             space = FlatSpace(name_parameters(model, optimizer))
-            samples = sample_gradients(loss_fn, (x, y), optimizer, model, snapshot.parameters)
+            samples = sample_gradients(loss_fn, (x, y), model, snapshot.parameters)
             for gradients, n in stacks(samples, lambda: made.stack):
                 updates.append(space.of_stack(made.of_stack(gradients, n), n)[0])
         covariance(torch.cat(updates).numpy())

@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from trajectory_tools.errors import BadArgument
 from trajectory_tools.recorder.probe_updates import Gradients
-from trajectory_tools.recorder.snapshot import no_hooks
 from trajectory_tools.store.parts import first_line
 
 __all__ = [
@@ -27,7 +25,6 @@ __all__ = [
 LossFunction = Callable[[Any], Tensor]
 """From a mini-batch to its 0-d loss, at the parameters as they are."""
 
-STEPS = "loss_fn steps the optimizer; give a function that only computes the loss of a mini-batch"
 SAMPLES_CHUNK = 2**22
 """Elements of the gradients that are computed at a time."""
 
@@ -35,7 +32,6 @@ SAMPLES_CHUNK = 2**22
 def batch_gradients(
     loss_fn: LossFunction,
     batch: Any,
-    opt: Optimizer,
     parameters: Sequence[Tensor],
     *,
     prepare: Callable[[], object] | None = None,
@@ -51,7 +47,7 @@ def batch_gradients(
     try:
         for mapping, _ in hooks:  # where there are any they step an optimizer
             mapping.clear()
-        with torch.enable_grad(), no_hooks(opt, refuse=STEPS):
+        with torch.enable_grad():
             loss = checked_loss(loss_fn(batch))
             if any(leaf.grad is not None for leaf in leaves):
                 raise BadArgument("loss_fn goes backward itself; let it return the loss, from which the probe does")
@@ -72,7 +68,7 @@ def batch_gradients(
 
 
 def sample_gradients(
-    loss_fn: LossFunction, batch: Any, opt: Optimizer, model: nn.Module, parameters: Sequence[Tensor]
+    loss_fn: LossFunction, batch: Any, model: nn.Module, parameters: Sequence[Tensor]
 ) -> Iterator[tuple[Gradients, int]]:
     """The gradients of the single samples of a batch, some at a time: for each parameter (n, *shape), and n.
 
@@ -102,8 +98,7 @@ def sample_gradients(
     for start in range(0, len(leaves[places[0]]), chunk):
         part = [leaves[i][start : start + chunk] for i in places]
         try:
-            with no_hooks(opt, refuse=STEPS):
-                found = gradient(values, part)
+            found = gradient(values, part)
         except BadArgument:
             raise
         except (RuntimeError, ValueError, NotImplementedError) as error:

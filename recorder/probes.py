@@ -25,13 +25,14 @@ from trajectory_tools.recorder.probe_updates import Gradients, Updates, check_op
 from trajectory_tools.recorder.probe_writer import SetWriter
 from trajectory_tools.recorder.room import check_room
 from trajectory_tools.recorder.sketch import Sketch
-from trajectory_tools.recorder.snapshot import Snapshot, untouched
+from trajectory_tools.recorder.snapshot import Snapshot, no_hooks, untouched
 from trajectory_tools.store.size import ProbePlan
 from trajectory_tools.store.writer import RunWriter
 
 __all__ = ["LossFunction", "Mode", "ProbeOptions", "Prober", "stacks"]
 
 Mode = Literal["train", "eval"]
+STEPS = "loss_fn steps the optimizer; give a function that only computes the loss of a mini-batch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ class Prober:
     ) -> None:
         """One set of noise samples; ``probed`` are the batch sizes that were probed at this step already."""
         self._check_mode(options)
-        with untouched(self._optimizer, self._modules) as snapshot:
+        with untouched(self._optimizer, self._modules) as snapshot, no_hooks(self._optimizer, refuse=STEPS):
             given = batches if isinstance(batches, Sized) else list(batches)
             n_samples = len(given) if options.samples is None else options.samples
             if n_samples < 2:
@@ -133,10 +134,12 @@ class Prober:
         self, loss_fn: LossFunction, batches: Any, options: ProbeOptions, batch_size: int | None, snapshot: Snapshot
     ) -> Iterator[Sample]:
         """The gradient of each mini-batch."""
+        known = isinstance(batches, Sequence)
         for batch in batches:
-            if options.batch_size is None and leading_size(batch) != batch_size:
+            # Those of a sequence were looked at before.
+            if options.batch_size is None and not known and leading_size(batch) != batch_size:
                 raise BadArgument(_sizes_differ(batch_size, leading_size(batch)))
-            gradients = batch_gradients(loss_fn, batch, self._optimizer, snapshot.parameters, prepare=options.prepare)
+            gradients = batch_gradients(loss_fn, batch, snapshot.parameters, prepare=options.prepare)
             snapshot.restore_buffers()
             self._check_mode(options)  # loss_fn may have changed it
             yield gradients, None
@@ -144,7 +147,7 @@ class Prober:
     def _of_samples(self, loss_fn: LossFunction, batches: Any, n_samples: int, snapshot: Snapshot) -> Iterator[Sample]:
         """The gradients of single samples, many at a time."""
         batch, model = concatenated(list(batches), n_samples), self._modules[0]
-        for gradients, n in sample_gradients(loss_fn, batch, self._optimizer, model, snapshot.parameters):
+        for gradients, n in sample_gradients(loss_fn, batch, model, snapshot.parameters):
             snapshot.restore_buffers()
             yield gradients, n
 
