@@ -129,8 +129,9 @@ class Capture:
         if self._whole:
             return flats
         self._choice = self._choice or _DeviceChoice(self.selection, self._names, self._numels, self.counts)
-        everywhere = kind != "grad" or self._present is None
-        there: list[int] = list(range(len(self._names))) if everywhere else np.flatnonzero(self._present).tolist()
+        there = list(range(len(self._names)))
+        if kind == "grad" and self._present is not None:
+            there = np.flatnonzero(self._present).tolist()
         parts = list(zip(there, _split(flats, [self._numels[i] for i in there]), strict=True))
         return [self._choice.of(i, part) for i, part in parts if i in self._choice]
 
