@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -98,7 +98,7 @@ def _legend(canvas: Canvas, layers: Sequence[Layer]) -> None:
         if layer.look == "null":
             handles.append(Patch(color=MUTED, alpha=0.25, linewidth=0, label=name))
         else:
-            line = {"label": "solid", "second": (0, (4, 2)), "surrogate": "dotted"}[layer.look]
+            line: Any = {"label": "solid", "second": (0, (4, 2)), "surrogate": "dotted"}[layer.look]
             handles.append(Line2D([], [], color=MUTED, linewidth=1.4, linestyle=line, label=name))
     width = sum(0.6 + 0.075 * len(layer.name) for layer in layers)
     columns = len(handles) if width < canvas.get_size_inches()[0] else 1

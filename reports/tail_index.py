@@ -78,7 +78,9 @@ def single_gradients(frame: pd.DataFrame) -> Figure:
 
 def _single(frame: pd.DataFrame, kind: str) -> Figure:
     views = ("coordinates", "projections")
-    parts, titles, notes = [], {}, []
+    parts: list[pd.DataFrame] = []
+    titles: dict[str, str] = {}
+    notes: list[str] = []
     layers = (
         Layer("ecf_null", f"{NULL} (characteristic function)", "null"),
         Layer("ecf", "characteristic function", "label"),
