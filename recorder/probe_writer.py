@@ -26,8 +26,9 @@ class SetWriter:
     """Takes the samples of a set in order, and at its end makes what only all of them give.
 
     With the K gradients g_i and their mean ḡ: the update of ḡ; and S surrogates ḡ + Σ_i ξ_si (g_i − ḡ) / √(K − 1), ξ
-    standard Gaussian, which have the gradients' mean and sample covariance; and their updates. Sums are float64. In
-    memory are S surrogates, and of a sketch all samples, for their inner products.
+    standard Gaussian, which have the gradients' mean and sample covariance; and their updates. Sums are float64 (for ḡ
+    over what is taken at a time, each of these in the gradients' own dtype). In memory are S surrogates, and of a
+    sketch all samples, for their inner products.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class SetWriter:
         """Take samples, as rows: gradients (n, values that are there), updates (n, d)."""
         self._put("batch", self._taken, grads, present, updates)
         self._ever |= True if present is None else present
-        exact = self._space.whole(grads, present).to(self._exact)
-        self._sum += exact.sum(0)
+        whole = self._space.whole(grads, present)
+        self._sum += whole.sum(0)
         if len(self._combined):
+            exact = whole.to(self._exact)
             factors = torch.from_numpy(self._factors[:, self._taken : self._taken + len(grads)])
             self._combined.addmm_(factors.to(exact), exact)
         self._taken += len(grads)
