@@ -61,10 +61,9 @@ def record_script(
         _refuse_runs_in(folder)
     folder = folder.absolute()  # a script may change its working directory
     observer = Observer(folder, options, index=index, say=_say)
-    observer.watch()
     if sys.excepthook.__module__.startswith("typer"):
         sys.excepthook = sys.__excepthook__
-    script.run(at_end=lambda error: _tell(observer, error))
+    script.run(at_start=observer.watch, at_end=lambda error: _tell(observer, error))
 
 
 def refuse_options(ctx: typer.Context, panel: str, why: str) -> None:

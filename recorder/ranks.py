@@ -111,7 +111,7 @@ def _checksum(tensors: Sequence[Tensor]) -> int:
     for tensor in tensors:
         values = tensor.detach().contiguous().cpu().reshape(-1)
         if values.numel():
-            checksum = zlib.crc32(memoryview(values.view(torch.uint8).numpy()), checksum)
+            checksum = zlib.crc32(values.view(torch.uint8).numpy().tobytes(), checksum)
     return checksum
 
 
