@@ -54,8 +54,9 @@ class Script:
     def run(self, *, at_start: Callable[[], None], at_end: Callable[[BaseException | None], None]) -> NoReturn:
         """Run it to its end, and end this process as it would have ended: exit code, traceback, Ctrl-C.
 
-        ``at_start`` is called once it is found; ``at_end`` with what ended it (``None``: it came to its last line), once its threads are done and
-        before its own ``atexit`` callbacks. Raises ``SystemExit``; ``BadArgument`` where a module cannot be found.
+        ``at_start`` is called when it has been found; ``at_end`` with what ended it (``None``: it came to its last
+        line), once its threads are done and before its own ``atexit`` callbacks. Raises ``SystemExit``; ``BadArgument``
+        where a module cannot be found.
         """
         interrupted = False
 
