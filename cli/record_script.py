@@ -61,10 +61,9 @@ def record_script(
         _refuse_runs_in(folder)
     folder = folder.absolute()  # a script may change its working directory
     observer = Observer(folder, options, index=index, say=_say)
-    observer.watch()
     if sys.excepthook.__module__.startswith("typer"):
         sys.excepthook = sys.__excepthook__
-    script.run(at_end=lambda error: _tell(observer, output or folder, error))
+    script.run(at_start=observer.watch, at_end=lambda error: _tell(observer, error))
 
 
 def refuse_options(ctx: typer.Context, panel: str, why: str) -> None:
@@ -97,6 +96,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
 def _refuse_runs_in(folder: Path) -> None:
     from trajectory_tools.recorder.observe import runs_in
 
+    if folder.exists() and not folder.is_dir():
+        raise OutputExists(f"{folder} is a file; choose a folder to record into")
     for path in runs_in(folder):
         which = "" if path == folder else f" ({path.relative_to(folder)})"
         raise OutputExists(
@@ -108,16 +109,20 @@ def _say(text: str) -> None:
     say(f"traj: {text}")
 
 
-def _tell(observer: Observer, output: Path, error: BaseException | None) -> None:
+def _tell(observer: Observer, error: BaseException | None) -> None:
     """Close the runs, and say what was recorded, what was not, and what to type next."""
     observed = observer.finish(error)
     for run in observed:
-        path = os.path.relpath(run.path)
         _say(
             f"recorded {run.steps:,} steps of {run.optimizer} ({run.parameters:,} parameters, {run.values:,} values)"
-            f" in {run.path if path.startswith('..') else path}"
+            f" in {_shown(run.path)}"
         )
     for why in observer.could_not:
         _say(why)
     if observed:
-        next_command("traj", "report", os.path.relpath(output.absolute()), "-o", "report.html")
+        next_command("traj", "report", _shown(observer.path), "-o", "report.html")
+
+
+def _shown(path: Path) -> str:
+    """The path from the working directory, where it is below that."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

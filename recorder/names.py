@@ -90,10 +90,10 @@ def matching(named: Sequence[Named], pattern: re.Pattern[str] | None) -> list[Na
 def _pairs(model: Names | None, tensors: Sequence[Tensor]) -> Iterable[tuple[str, Tensor]]:
     if isinstance(model, nn.Module):
         # Both add a level of their own, and the model is the same without it.
-        inner = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-        while isinstance(model, inner):
-            model = model.module
-        pairs: Iterable[tuple[str, Tensor]] = model.named_parameters(remove_duplicate=False)
+        module: nn.Module = model
+        while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        pairs: Iterable[tuple[str, Tensor]] = module.named_parameters(remove_duplicate=False)
     elif callable(model):
         pairs = model(tensors)
     elif isinstance(model, Mapping):

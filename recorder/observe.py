@@ -230,7 +230,7 @@ class Observer:
         @wraps(original)
         def backward(self: Tensor, *args: Any, **kwargs: Any) -> Any:
             observer._note_loss(self)
-            return original(self, *args, **kwargs)
+            return original(self, *args, **kwargs)  # type: ignore[no-untyped-call]
 
         Tensor.backward = backward  # type: ignore[method-assign]
 

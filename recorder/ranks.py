@@ -31,7 +31,7 @@ def is_sharded(tensors: Sequence[Tensor]) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """What this rank holds of the tensor. A DTensor's own part; nothing is communicated."""
-    return tensor.to_local() if _is_dtensor(tensor) else tensor  # type: ignore[operator]
+    return tensor.to_local() if _is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def shard_of(tensor: Tensor) -> dict[str, Any]:
@@ -110,14 +110,15 @@ def _checksum(tensors: Sequence[Tensor]) -> int:
     checksum = 0
     for tensor in tensors:
         values = tensor.detach().contiguous().cpu().reshape(-1)
-        checksum = zlib.crc32(values.view(torch.uint8).numpy() if values.numel() else b"", checksum)
+        if values.numel():
+            checksum = zlib.crc32(values.view(torch.uint8).numpy().tobytes(), checksum)
     return checksum
 
 
 def _store() -> Any:
     """The process group's key-value store; ``None`` where there is none (any more)."""
     try:
-        return torch.distributed.distributed_c10d._get_default_store() if _is_distributed() else None  # type: ignore[no-untyped-call]
+        return torch.distributed.distributed_c10d._get_default_store() if _is_distributed() else None
     except (AttributeError, ValueError):
         return None
 

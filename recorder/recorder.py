@@ -218,8 +218,8 @@ class Recorder:
     def keep_last(self, optimizer: Optimizer) -> None:
         """Move our hooks behind those that were registered since, whose effect belongs to the step. Not in a hook."""
         for hook in self._hooks:
-            hooks = hook.hooks_dict_ref()
-            if hook.id in (hooks or ()) and next(reversed(hooks)) != hook.id:
+            hooks: Any = hook.hooks_dict_ref()
+            if hooks is not None and hook.id in hooks and next(reversed(hooks)) != hook.id:
                 hooks.move_to_end(hook.id)
 
     def size(self, n_steps: int) -> RunSize:

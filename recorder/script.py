@@ -51,11 +51,12 @@ class Script:
         """How python would be told to run it."""
         return [*(["-m"] if self.is_module else []), self.target, *self.arguments]
 
-    def run(self, *, at_end: Callable[[BaseException | None], None]) -> NoReturn:
+    def run(self, *, at_start: Callable[[], None], at_end: Callable[[BaseException | None], None]) -> NoReturn:
         """Run it to its end, and end this process as it would have ended: exit code, traceback, Ctrl-C.
 
-        ``at_end`` is called with what ended it (``None``: it came to its last line), once its threads are done and
-        before its own ``atexit`` callbacks. Raises ``SystemExit``; ``BadArgument`` where a module cannot be found.
+        ``at_start`` is called when it has been found; ``at_end`` with what ended it (``None``: it came to its last
+        line), once its threads are done and before its own ``atexit`` callbacks. Raises ``SystemExit``; ``BadArgument``
+        where a module cannot be found.
         """
         interrupted = False
 
@@ -67,8 +68,14 @@ class Script:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 os.kill(os.getpid(), signal.SIGINT)
 
+        place = sys.path[0]
+        try:
+            main, compiled = self._prepare()
+        except BadArgument:
+            sys.path[0] = place
+            raise
         atexit.register(die_of_interrupt)  # the first one registered is the last one called
-        main, compiled = self._prepare()
+        at_start()
         ended: BaseException | None = None
         try:
             exec(compiled(), main.__dict__)

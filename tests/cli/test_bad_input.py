@@ -45,7 +45,25 @@ from commands import refused, traj
         ("record digits-mlp --probe-every 0", "every is 0"),
         ("record digits-mlp --probe-every 5 --probe-batches 1", "batches is 1"),
         ("record quadratic --probe-every 5 --probe-samples 4", "its loss is deterministic"),
-        ("record script.py", "put a Recorder into your script"),
+        ("record", "nothing to record; type `traj record train.py`, or `traj record digits-mlp`"),
+        ("record nowhere.py", "there is no script nowhere.py; give the path of a .py file, or a module with -m"),
+        ("record empty/", "empty/ is a folder without a __main__.py"),
+        ("record -m no_such_module", "there is no module no_such_module to run"),
+        (
+            "record script.py --epochs 1",
+            "the script's own arguments stand after --: traj record script.py ... -- --epochs 1",
+        ),
+        ("record script.py --seeds 2", "--seeds cannot be given here: a script says itself how it trains"),
+        ("record script.py --match (", "--match '(' is no regular expression"),
+        ("record script.py --save grads", "did you mean grad"),
+        ("record script.py --every 0", "--every is 0; give 1 or more"),
+        ("record script.py --json", "--json is for built-in problems"),
+        ("record script.py -o empty/../script.py", "script.py is a file; choose a folder to record into"),
+        ("record script.py --budget 2GB", "--budget cannot be given here: a script says itself how it trains"),
+        ("record script.py --probe-every 5", "--probe-every cannot be given here"),
+        ("record digits-mlp --match nothing -o new", "the names there are"),
+        ("record digits-mlp --budget 1kB -o new", "too small for one step"),
+        ("record digits-mlp -- --steps 3", "whose options stand before --"),
         ("analyze nowhere", "no run at nowhere"),
         ("analyze empty", "empty is no run"),
         ("analyze script.py", "script.py is no run: it is a file"),
@@ -67,6 +85,7 @@ def test_refused_with_one_sentence(tmp_path, words, says):
     ("words", "says"),
     [
         ("record digits-mlp -o runs/sgd", "holds a run already"),
+        ("record script.py -o runs/sgd", "runs/sgd holds a run already; choose another folder with -o"),
         ("record digits-mlp --seeds 2 -o runs/adam", "holds a run already"),
         ("analyze runs --metric symetry", "unknown metric 'symetry'; did you mean symmetry?"),
         ("query runs/adam SELECT", "holds 2, such as runs/adam/seed-0"),
@@ -74,6 +93,7 @@ def test_refused_with_one_sentence(tmp_path, words, says):
     ],
 )
 def test_refused_beside_runs(runs, words, says):
+    (runs / "script.py").touch()
     assert says in refused(*words.split(), cwd=runs)
 
 
