@@ -89,8 +89,10 @@ def stats_schema() -> pa.Schema:
 
 
 def writer_options(schema: pa.Schema, compression: str) -> dict[str, Any]:
-    """Options of ``ParquetWriter``: values split by byte, dictionary and statistics on the keys only."""
-    lists = [field.name for field in schema if pa.types.is_list(field.type)]
+    """Options of ``ParquetWriter``: values split by byte where compressed; dictionary, statistics on the keys only."""
+    # Splitting by byte makes nothing smaller by itself: without compression values are written as they are.
+    split = compression != "none"
+    lists = [field.name for field in schema if split and pa.types.is_list(field.type)]
     keys = [name for name in schema.names if name in ("step", "name", "offset")]
     return {
         "compression": compression,
