@@ -148,14 +148,16 @@ def probe_products_schema() -> pa.Schema:
 
 
 def writer_options(schema: pa.Schema, compression: str) -> dict[str, Any]:
-    """Options of ``ParquetWriter``: values split by byte, dictionary and statistics on the keys only."""
-    lists = [f.name for f in schema if pa.types.is_list(f.type) and pa.types.is_floating(f.type.value_type)]
+    """Options of ``ParquetWriter``: values split by byte where compressed; dictionary, statistics on the keys only."""
+    # Splitting by byte makes nothing smaller by itself: without compression values are written as they are.
+    split = compression != "none"
+    values = [f.name for f in schema if pa.types.is_list(f.type) and pa.types.is_floating(f.type.value_type)]
     keys = [name for name in schema.names if name in ("step", "name", "offset")]
     return {
         "compression": compression,
         "compression_level": 1 if compression == "zstd" else None,
         "use_dictionary": [name for name in ("name", "source") if name in schema.names] or False,
-        "column_encoding": {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in lists} or None,
+        "column_encoding": {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in values if split} or None,
         "write_statistics": keys,
         "write_page_checksum": True,
     }
