@@ -23,8 +23,10 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)  ## record SGD, Adam and Lion on handwritten digits and write demo/report.html
 	$(BIN)/traj demo --output demo --force
 
+# Two processes, each with one thread of torch: threads that spin between operations would only hold up the other one.
+test: export OMP_NUM_THREADS = 1
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadscope $(PYTEST_ARGS)
 
 test-all: $(READY)  ## run the tests, the slow ones too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
