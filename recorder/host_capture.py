@@ -72,6 +72,7 @@ class HostCapture(Capture):
                 sampled = count < numels[i]
                 self._picked[i] = sampled_coordinates(chosen.seed, names[i], numels[i], count) if sampled else None
 
+    @np.errstate(all="ignore")  # NaN and Inf are data here, and counted
     def before(self, record: bool = True) -> None:
         """Copy θ_t."""
         self._record, self._now, self._graded = record, self._all, False
@@ -93,6 +94,7 @@ class HostCapture(Capture):
             if record and self._picked and self._save & {"param", "update"}:
                 self._values["param"] = self._pick(sources)
 
+    @np.errstate(all="ignore")  # NaN and Inf are data here, and counted
     def gradients(self, scale: Tensor | None = None, given: Sequence[Tensor | None] | None = None) -> None:
         """Copy g_t, as ``Capture`` does."""
         self._graded = True
@@ -113,6 +115,7 @@ class HostCapture(Capture):
         if self._record and self._picked and "grad" in self._save:
             self._values["grad"] = self._pick(sources, divisor=divisor)
 
+    @np.errstate(all="ignore")  # NaN and Inf are data here, and counted
     def after(self, step: int) -> Captured:
         """Subtract θ_t from θ_{t+1}, and hand over everything that was copied and measured for this step."""
         if not self._graded:
@@ -219,8 +222,7 @@ class HostCapture(Capture):
         pieces = np.empty((5, len(self._now.layout.owner)))
         if pieces.size:
             values = self._buffer[: 2 * self._all.blocks.n_values + self._now.blocks.n_values]
-            with np.errstate(all="ignore"):
-                measure(values, self._now.starts, pieces, self._scratch)
+            measure(values, self._now.starts, pieces, self._scratch)
         return StepStats(step, self._now.layout, pieces)
 
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from trajectory_tools.errors import BadArgument
 
-__all__ = ["Named", "Names", "checked_pattern", "matching", "name_parameters", "named_of"]
+__all__ = ["Named", "Names", "name_parameters", "named_of"]
 
 Names: TypeAlias = (
     nn.Module
@@ -65,26 +65,6 @@ def named_of(model: Names) -> list[Named]:
     for name, tensor in _pairs(model, ()):
         found.setdefault(id(tensor), (tensor, []))[1].append(name)
     return _distinct(Named(names[0], tensor, tuple(names[1:])) for tensor, names in found.values())
-
-
-def checked_pattern(pattern: str) -> re.Pattern[str]:
-    """The regular expression; ``BadArgument`` where it is none."""
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise BadArgument(f"{pattern!r} is no regular expression ({error}); give one such as 'weight$'") from error
-
-
-def matching(named: Sequence[Named], pattern: re.Pattern[str] | None) -> list[Named]:
-    """Those whose name, or another name of theirs, the pattern is found in; ``BadArgument`` where there is none."""
-    if pattern is None:
-        return list(named)
-    kept = [each for each in named if any(pattern.search(name) for name in (each.name, *each.aliases))]
-    if not kept and named:
-        names = [each.name for each in named]
-        shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-        raise BadArgument(f"no parameter's name matches {pattern.pattern!r}; the names there are: {shown}")
-    return kept
 
 
 def _pairs(model: Names | None, tensors: Sequence[Tensor]) -> Iterable[tuple[str, Tensor]]:

@@ -36,12 +36,12 @@ from trajectory_tools.recorder.scalars import Pending, ScalarLog, as_number
 from trajectory_tools.recorder.scaler import unwatch, watch
 from trajectory_tools.recorder.schedule import Schedule
 from trajectory_tools.recorder.schedule import every as every_n
-from trajectory_tools.recorder.selection import Selection
 from trajectory_tools.recorder.together import joined
 from trajectory_tools.recorder.warning import warn
 from trajectory_tools.store.budget import choose_for_budget, parse_bytes
 from trajectory_tools.store.metadata import read_metadata
 from trajectory_tools.store.schema import VALUE_COLUMNS
+from trajectory_tools.store.selection import Selection
 from trajectory_tools.store.session import IfExists, Session
 from trajectory_tools.store.size import RunSize
 from trajectory_tools.symmetry import SymmetryGroup

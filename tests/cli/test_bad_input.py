@@ -61,7 +61,7 @@ from commands import refused, traj
         ("record script.py -o empty/../script.py", "script.py is a file; choose a folder to record into"),
         ("record script.py --budget 2GB", "--budget cannot be given here: a script says itself how it trains"),
         ("record script.py --probe-every 5", "--probe-every cannot be given here"),
-        ("record digits-mlp --match nothing -o new", "the names there are"),
+        ("record digits-mlp --match nothing -o new", "'nothing' is found in no parameter's name; there are: 0.weight"),
         ("record digits-mlp --budget 1kB -o new", "too small for one step"),
         ("record digits-mlp -- --steps 3", "whose options stand before --"),
         ("analyze nowhere", "no run at nowhere"),

@@ -135,6 +135,7 @@ def test_a_metric_that_fails_is_flagged_and_the_rest_goes_on(runs, tmp_path):
         "symmetry",
         "histogram",
         "dynamics",
+        "temporal_covariance",
     }
     with pytest.raises(TrajectoryError) as error:
         traj("analyze", "sgd", "--debug", cwd=tmp_path)

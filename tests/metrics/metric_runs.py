@@ -44,7 +44,7 @@ def write_run(path, param, grad, update, *, steps, symmetries=GROUPS, parts=1, s
     session = Session(
         path,
         {"label": path.name, "seed": seed, "params": params, "save": list(columns), "symmetries": symmetries},
-        queue_bytes=4 * max(per_part, 1) * step_bytes,
+        queue_bytes=8 * max(per_part, 1) * step_bytes,  # a batch takes an eighth of it
         part_bytes=1,
         **session,
     )

@@ -447,10 +447,14 @@ def test_only_parameters_whose_name_matches(tmp_path):
     optimizer = adam(model)
     with Recorder(tmp_path / "run", model, optimizer, match="weight$") as recorder:
         simple_loop(model, optimizer, Plain(), recorder)
-    assert list(open_run(tmp_path / "run").shapes) == ["0.weight", "2.weight"]
-    with pytest.raises(BadArgument, match=r"matches 'head'; the names there are: 0\.weight, 0\.bias, 2\.weight, 2\.bi"):
+    run = open_run(tmp_path / "run")
+    assert set(run.query("SELECT DISTINCT name FROM tensors")["name"]) == {"0.weight", "2.weight"}
+    assert set(run.stats()["name"]) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    with pytest.raises(
+        BadArgument, match=r"'head' is found in no parameter's name; there are: 0\.weight, 0\.bias, 2\.weight, 2\.bi"
+    ):
         Recorder(tmp_path / "none", model, optimizer, match="head")
-    with pytest.raises(BadArgument, match=r"'\(' is no regular expression"):
+    with pytest.raises(BadArgument, match=r"regular expression, and '\(' is none"):
         Recorder(tmp_path / "none", model, optimizer, match="(")
 
 

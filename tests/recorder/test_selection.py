@@ -15,11 +15,10 @@ from trajectory_tools.recorder import Recorder
 from trajectory_tools.recorder.capture import Capture
 from trajectory_tools.recorder.host_capture import HostCapture
 from trajectory_tools.recorder.names import Named
-from trajectory_tools.recorder.selection import Selection, matching_names
 from trajectory_tools.run import open_run
 from trajectory_tools.store.hashing import place_hashes, place_key
 from trajectory_tools.store.projection import Projection
-from trajectory_tools.store.selection import sampled_coordinates
+from trajectory_tools.store.selection import Selection, sampled_coordinates
 
 KINDS = ("param", "grad", "update")
 
@@ -48,8 +47,8 @@ def test_match_that_is_found_nowhere_says_the_names(tmp_path):
         Recorder(tmp_path / "run", model, sgd(model), match="layer")
     with pytest.raises(BadArgument, match=r"match is a regular expression, and '\(' is none"):
         Recorder(tmp_path / "run", model, sgd(model), match="(")
-    assert matching_names("b", ["a.b", "c"]) == ["a.b"]
-    assert matching_names(None, ["a.b", "c"]) == ["a.b", "c"]
+    assert Selection(match="b").matching(["a.b", "c"]) == ["a.b"]
+    assert Selection().matching(["a.b", "c"]) == ["a.b", "c"]
 
 
 @pytest.mark.parametrize(

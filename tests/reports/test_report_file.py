@@ -23,6 +23,8 @@ from trajectory_tools.reports import sections
 HOSTILE = "<script>alert('1')</script> \"a\"/b & $x_1^{2 \n😀 \x07%"
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
+NOT_PROBED = "skipped: its noise was not probed"
+
 
 def test_what_it_holds(report, runs, read):
     page = read(report)
@@ -36,7 +38,7 @@ def test_what_it_holds(report, runs, read):
     for shown in (runs[0].problem, "lr 0.5", "lr 0.1, momentum 0.9", "torch.optim.adam.Adam", torch.__version__):
         assert shown in page.text
     assert "seeds 0, 1" in page.text
-    assert "skipped" not in page.text
+    assert page.text.count("skipped") == page.text.count(NOT_PROBED) == 2
     assert report.stat().st_size < 1_500_000
     assert not list(report.parent.glob(".*"))
 
@@ -70,7 +72,7 @@ def test_ids_are_unique_and_links_lead_somewhere(report, read):
 def test_every_figure_is_described_and_has_its_data_and_drawing(report, runs, read):
     page = read(report)
     figures = [figure["id"] for figure in page.all("figure")]
-    assert len(figures) == 11
+    assert len(figures) == 12
     assert list(page.downloads(".csv")) == list(page.downloads(".svg")) == figures
     drawings = [svg for svg in page.all("svg") if svg.get("role") == "img"]
     assert len(drawings) == len(figures)
@@ -79,6 +81,9 @@ def test_every_figure_is_described_and_has_its_data_and_drawing(report, runs, re
         assert page.text.count(words) == len(figures)
     analyses = tt.analyze(runs)
     for name, analysis in analyses.items():
+        if analysis.frame.empty:
+            assert set(analysis.skipped) == {run.name for run in runs}
+            continue
         for make in sections.FAMILIES[name].FIGURES.values():
             expected = make(analysis.frame).data
             found = page.frame(f"problem-1-{name}-{make.__name__.replace(chr(95), chr(45))}")
@@ -129,7 +134,7 @@ def test_a_hostile_name_is_only_text(tmp_path, read, record):
     assert not page.all("script")
     assert "<script>alert('1')</script>" in page.text
     assert "$x_1^{2 😀" in page.text
-    assert "skipped" not in page.text
+    assert "failed" not in page.text
     data = page.frame("problem-1-symmetry-share")
     assert set(data["label"]) == {HOSTILE, "gradients (middle half of all runs)"}
     for svg in page.downloads(".svg").values():
@@ -149,7 +154,7 @@ def test_missing_data_is_said_and_the_rest_goes_on(tmp_path, read, record):
     scalars = record(tmp_path / "scalars", save=[])
     page = read(tt.write_report([no_grads, scalars], tmp_path / "r.html"))
     assert "skipped: the grad was not recorded; record with --save grad" in page.text
-    assert "skipped for 1 run: no tensors were recorded" in page.text
+    assert "skipped for 1 run: it needs grad or update, and the run has scalars only" in page.text
     assert "gradient norm: skipped" in page.text
     assert "skipped: the path length needs" in page.text
     assert "problem-1-loss-training-loss" in page.ids
@@ -233,7 +238,15 @@ def test_neither_torch_nor_pyplots_state_is_touched(folder, tmp_path):
 
 
 def test_each_metric_has_a_family_of_figures():
-    assert set(sections.FAMILIES) == {"loss", "symmetry", "histogram", "dynamics"}
+    assert set(sections.FAMILIES) == {
+        "loss",
+        "symmetry",
+        "histogram",
+        "dynamics",
+        "tail_index",
+        "covariance",
+        "temporal_covariance",
+    }
     for family in [*sections.FAMILIES.values(), sections.generic]:
         assert isinstance(family, ModuleType)
         assert family.ABOUT

@@ -49,7 +49,7 @@ def test_it_fits_400_pixels_and_no_console_message_appears(report, tmp_path):
     assert "CONSOLE" not in done.stderr
     found = re.search("<title>(.*?)</title>", done.stdout)
     assert found, done.stdout[:500]
-    assert found[1] == "width 400 of 400; wide 0; drawings 11 of 11; dead 0; colours 3"
+    assert found[1] == "width 400 of 400; wide 0; drawings 12 of 12; dead 0; colours 3"
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [(0, True), (1, False)])

@@ -95,7 +95,7 @@ SAID = {
     "raises": (1, "recorded 3 steps of SGD (4 parameters, 11 values) in runs/raises"),
     "interrupted": (-2, "recorded 3 steps of SGD (4 parameters, 11 values) in runs/interrupted"),
     "exits": (4, "recorded 3 steps of SGD (4 parameters, 11 values) in runs/exits"),
-    "match": (0, "the SGD is not recorded: no parameter's name matches 'head'; the names there are: 0.weight, 0.bi"),
+    "match": (0, "the SGD is not recorded: match='head' is found in no parameter's name; there are: 0.weight, 0.bi"),
     "nowhere": (0, "1 of the 1 parameters of the SGD belong to no module; they are called after their place in it: "),
     "child": (0, "the SGD that steps in the child process "),
     "third": (0, "nothing was recorded: there is no optimizer 2; 2 made a step, counted from 0"),

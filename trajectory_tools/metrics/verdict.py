@@ -13,8 +13,6 @@ from trajectory_tools.estimators.null import PART
 __all__ = ["Verdict", "beside_null", "verdicts"]
 
 CERTAINTY = 0.95
-LEAST = 0.01
-"""α is outside of its null's range from so far on: less is not more than what the estimators' own biases are."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,8 @@ def verdicts(
     table = table[np.isfinite(table["value"]) & np.isfinite(table["null_low"])]
     found = {}
     for key, part in table.groupby(list(keys), observed=True, sort=False):
-        below = int((part["value"] < part["null_low"] - LEAST).sum())
-        above = int((part["value"] > part["null_high"] + LEAST).sum())
+        below = int((part["value"] < part["null_low"]).sum())
+        above = int((part["value"] > part["null_high"]).sum())
         usual = int(binom.ppf(CERTAINTY, len(part), 1 - PART))
         said = "indistinguishable from"
         if below + above > usual:
