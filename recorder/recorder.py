@@ -32,10 +32,11 @@ from trajectory_tools.recorder.host_capture import HostCapture
 from trajectory_tools.recorder.names import Named, Names, name_parameters, named_of
 from trajectory_tools.recorder.probes import LossFunction, Mode, ProbeOptions, Prober
 from trajectory_tools.recorder.ranks import Agreement, is_sharded, process_rank
-from trajectory_tools.recorder.scalars import Pending, ScalarLog, as_number
+from trajectory_tools.recorder.scalars import Pending, ScalarLog, as_number, learning_rates
 from trajectory_tools.recorder.scaler import unwatch, watch
 from trajectory_tools.recorder.schedule import Schedule
 from trajectory_tools.recorder.schedule import every as every_n
+from trajectory_tools.recorder.step_call import frame_of_step, is_below, refuse_graph_capture, with_closure
 from trajectory_tools.recorder.together import joined
 from trajectory_tools.recorder.warning import warn
 from trajectory_tools.store.budget import choose_for_budget, parse_bytes
@@ -47,9 +48,6 @@ from trajectory_tools.store.size import RunSize
 from trajectory_tools.symmetry import SymmetryGroup
 
 __all__ = ["Recorder"]
-
-OPTIMIZER_FILE = Optimizer.profile_hook_step.__code__.co_filename
-"""Where the function lies that calls the hooks."""
 
 
 class Recorder:
@@ -213,7 +211,7 @@ class Recorder:
     @property
     def is_stepping(self) -> bool:
         """Whether an optimizer's step is under way in the caller's stack."""
-        return self._frame is not None and _is_below(self._frame, sys._getframe(1))
+        return self._frame is not None and is_below(self._frame, sys._getframe(1))
 
     def keep_last(self, optimizer: Optimizer) -> None:
         """Move our hooks behind those that were registered since, whose effect belongs to the step. Not in a hook."""
@@ -537,7 +535,7 @@ class Recorder:
         """The hook, such that a fault of the recorder ends the recording and not the training."""
 
         def guarded(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-            return self._try(hook, optimizer, _frame_of_step(), args, kwargs)
+            return self._try(hook, optimizer, frame_of_step(), args, kwargs)
 
         return guarded
 
@@ -557,12 +555,12 @@ class Recorder:
             return None
 
     def _before_step(self, optimizer: Optimizer, frame: FrameType, args: Any, kwargs: Any) -> Any:
-        if self._frame is not None and _is_below(self._frame, frame):
+        if self._frame is not None and is_below(self._frame, frame):
             return None  # a subclass's step has called its parent's: one step, not two
         self._frame = frame
         start = time.perf_counter()
         self._stepped = True
-        _refuse_graph_capture(self._capture.tensors)
+        refuse_graph_capture(self._capture.tensors)
         if _held(self._optimizers) != self._held:
             self._end_round()
             self._scan()
@@ -575,7 +573,7 @@ class Recorder:
         if self._place in self._round:
             self._end_round()
         self._begin()
-        closure, arguments = _with_closure(args, kwargs, self._watched)
+        closure, arguments = with_closure(args, kwargs, self._watched)
         if self._capturing and closure is None:
             # A fused optimizer under a GradScaler divides by the scale itself.
             self._captures[self._place].gradients(getattr(optimizer, "grad_scale", None))
@@ -665,7 +663,7 @@ class Recorder:
         names = [parameter["name"] for parameter in self._parameters]
         self._in_block = {each.name: each.tensor for each in named}
         self._capture.tensors = [self._in_block[name] for name in names]
-        _refuse_graph_capture(self._capture.tensors)
+        refuse_graph_capture(self._capture.tensors)
         self._place = 0
         self._begin()
         if self._capturing:
@@ -706,7 +704,7 @@ class Recorder:
             row = {
                 "step": self._step,
                 "loss": self._loss,
-                **(_learning_rates(groups) if rates is None and groups else rates or {}),
+                **(learning_rates(groups) if rates is None and groups else rates or {}),
                 "wall_time": time.time(),
                 "record_seconds": self._record_seconds + time.perf_counter() - start,
                 "skipped": self._skipped,
@@ -727,21 +725,6 @@ def _checked_optimizers(given: Any) -> tuple[Optimizer, ...]:
     return tuple(optimizers)
 
 
-def _learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float | Pending]:
-    """That of the first group, and of those with another one; what is on a GPU is not waited for to be compared."""
-    first = groups[0].get("lr")
-    return {
-        f"lr_group{i}" if i else "lr": as_number("lr", group["lr"])
-        for i, group in enumerate(groups)
-        if group.get("lr") is not None and (i == 0 or _may_differ(group["lr"], first))
-    }
-
-
-def _may_differ(lr: Any, other: Any) -> bool:
-    on_device = any(isinstance(value, Tensor) and value.device.type == "cuda" for value in (lr, other))
-    return lr is not other and bool(on_device or lr != other)
-
-
 def _outcome(error: BaseException | None) -> tuple[str, str | None]:
     """(status, error) of a run that ended with this exception, or without any."""
     if error is None or (isinstance(error, SystemExit) and not error.code):
@@ -757,42 +740,3 @@ def _held(optimizers: Sequence[Optimizer]) -> list[tuple[int, torch.Size, torch.
 
 def _ids(optimizer: Optimizer) -> list[int]:
     return [id(tensor) for group in optimizer.param_groups for tensor in group["params"]]
-
-
-def _refuse_graph_capture(tensors: Sequence[Tensor]) -> None:
-    """Raise where the step is being captured into a CUDA graph, before anything of ours gets into it."""
-    if any(tensor.device.type == "cuda" for tensor in tensors) and torch.cuda.is_current_stream_capturing():
-        raise TrajectoryError(
-            "the optimizer's step is being captured into a CUDA graph, whose replays call no hook, so none of its steps"
-            " can be recorded; capture only the model (forward and backward), or step without a graph"
-        )
-
-
-def _frame_of_step() -> FrameType:
-    """The frame of ``Optimizer.step``'s wrapper, which has called our hook, be it through torch.compile."""
-    frame = caller = sys._getframe(2)
-    while frame.f_code.co_filename != OPTIMIZER_FILE:
-        if frame.f_back is None:
-            return caller
-        frame = frame.f_back
-    return frame
-
-
-def _is_below(frame: FrameType, top: FrameType | None) -> bool:
-    """Whether ``frame`` is ``top`` or one of its callers."""
-    while top is not None:
-        if top is frame:
-            return True
-        top = top.f_back
-    return False
-
-
-def _with_closure(
-    args: tuple[Any, ...], kwargs: dict[str, Any], wrap: Callable[[Callable[[], Any]], Callable[[], Any]]
-) -> tuple[Any, Any]:
-    """(the closure of this step or None, the step's arguments with the closure wrapped or None)."""
-    if callable(kwargs.get("closure")):
-        return kwargs["closure"], (args, {**kwargs, "closure": wrap(kwargs["closure"])})
-    if len(args) > 1 and callable(args[1]):
-        return args[1], ((args[0], wrap(args[1]), *args[2:]), kwargs)
-    return None, None

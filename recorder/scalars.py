@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from trajectory_tools.errors import BadArgument
 from trajectory_tools.store.schema import RESERVED_SCALARS
 
-__all__ = ["Pending", "ScalarLog", "as_number"]
+__all__ = ["Pending", "ScalarLog", "as_number", "learning_rates"]
 
 Row = dict[str, Any]
 
@@ -114,3 +114,18 @@ def as_number(name: str, value: Any) -> float | Pending:
         return float(value)
     except (TypeError, ValueError) as error:
         raise BadArgument(f"cannot log {name!r}: a number is needed, found {type(value).__name__}") from error
+
+
+def learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float | Pending]:
+    """That of the first group, and of those with another one; what is on a GPU is not waited for to be compared."""
+    first = groups[0].get("lr")
+    return {
+        f"lr_group{i}" if i else "lr": as_number("lr", group["lr"])
+        for i, group in enumerate(groups)
+        if group.get("lr") is not None and (i == 0 or _may_differ(group["lr"], first))
+    }
+
+
+def _may_differ(lr: Any, other: Any) -> bool:
+    on_device = any(isinstance(value, Tensor) and value.device.type == "cuda" for value in (lr, other))
+    return lr is not other and bool(on_device or lr != other)
