@@ -74,8 +74,8 @@ def traj(
 ) -> None:
     """Record an optimizer's trajectory into Parquet, and see what it does.
 
-    A run folder holds the parameters, gradients and updates of every step. `record` makes one from a built-in
-    problem (your own training loop makes one with `trajectory_tools.recorder.Recorder`); `analyze`
+    A run folder holds the parameters, gradients and updates of every step. `record` makes one from your own script,
+    unchanged, or from a built-in problem (in a loop, `trajectory_tools.recorder.Recorder` does); `analyze`
     computes what the trajectory says, `report` shows it as one HTML file, `query` answers SQL.
     """
 

@@ -152,7 +152,7 @@ def record(
 
     `traj record -m package.train -o runs/mine --every 10 --match weight`
 
-    `torchrun --nproc-per-node 2 -m trajectory_tools.cli.main record train.py -o runs/mine`
+    `torchrun --nproc-per-node 2 -m trajectory_tools record train.py -o runs/mine`
 
     `traj record digits-mlp --optimizer adam --lr tune --seeds 3 -o runs/adam`
 
