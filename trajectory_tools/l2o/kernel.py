@@ -8,7 +8,7 @@ matrix product gives all four gates, biases included.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -78,16 +78,6 @@ class KernelWeights:
         """All of them."""
         return self.first, self.second, self.output, self.output_bias
 
-    def zeros_like(self) -> KernelWeights:
-        """Zeros of the same shapes, to gather a gradient in."""
-        return replace(
-            self,
-            first=torch.zeros_like(self.first),
-            second=torch.zeros_like(self.second),
-            output=torch.zeros_like(self.output),
-            output_bias=torch.zeros_like(self.output_bias),
-        )
-
     def unpacked(self) -> dict[str, Tensor]:
         """These numbers, read as a gradient, under the names that the network's parameters have.
 
@@ -123,7 +113,6 @@ def advance(
     def advance_chunk(columns: slice) -> None:
         rows = state.rows[:, columns]
         c1, c2, h2, h1 = rows[: 4 * hidden].chunk(4)
-        network_inputs(weights, gradients[columns], out=rows[4 * hidden + 1 :])
         gates, tanh_c = rows.new_empty(4 * hidden, rows.shape[1]), rows.new_empty(hidden, rows.shape[1])
         cell(weights.first, rows[3 * hidden :], gates=gates, c_prev=c1, c=c1, tanh_c=tanh_c, h=h1)
         second = rows[2 * hidden : 4 * hidden + 1]
@@ -131,6 +120,7 @@ def advance(
         output(weights, h2, out=updates[columns])
 
     with torch.no_grad():
+        network_inputs(weights, gradients, out=state.rows[4 * hidden + 1 :])
         for_each(advance_chunk, chunks(gradients, chunk), threads=threads)
     return updates
 

@@ -50,7 +50,7 @@ class MetaTrainingOptions(Options):
     output_scale: float = option(0.1, "factor of the network's output", valid=POSITIVE)
     keep: str = option(
         "auto",
-        "of a truncation: all (24 kB a parameter), the inputs (1 kB, computed twice), or all up to 1 GB",
+        "of a truncation: all (23 kB a parameter), the inputs (1 kB, computed twice), or all up to 1 GB",
         choices=("auto", "all", "inputs"),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Barrier
 from typing import TypeVar
 
@@ -22,20 +22,27 @@ def for_each(function: Callable[[Item], object], items: Sequence[Item], *, threa
     """Call ``function`` on each item, on so many threads; on as many as torch uses unless told.
 
     Each thread runs its operations on one core: for chunks that fit into a cache this is faster than to split every
-    operation among the cores. Returns when all are done; an exception in one of them is raised here.
+    operation among the cores. Returns when all are done; an exception in one of them is raised here. A caller whose own
+    operations run on one core is one of the threads.
     """
     n_threads = min(threads or torch.get_num_threads(), len(items))
     if n_threads < 2:
         for item in items:
             function(item)
         return
-    pool = _pool(n_threads)
 
     def every(first: int) -> None:
         for item in items[first::n_threads]:
             function(item)
 
-    futures: list[Future[None]] = [pool.submit(every, first) for first in range(n_threads)]
+    own = 1 if torch.get_num_threads() == 1 else 0
+    pool = _pool(n_threads - own)
+    futures: list[Future[None]] = [pool.submit(every, first) for first in range(own, n_threads)]
+    try:
+        if own:
+            every(0)
+    finally:
+        wait(futures)
     for future in futures:
         future.result()
 
