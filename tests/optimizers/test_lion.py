@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from walking import assert_same_path, walk
 
 from trajectory_tools.errors import BadArgument
 from trajectory_tools.optimizers.lion import Lion
@@ -31,26 +32,6 @@ def parameters(dtype=torch.float64):
 def gradients(n_steps, dtype=torch.float64):
     generator = torch.Generator().manual_seed(1)
     return [[torch.randn(shape, generator=generator, dtype=dtype) for shape in SHAPES] for _ in range(n_steps)]
-
-
-def walk(optimizer, params, grads):
-    """Take one step for each list of gradients; a copy of all parameters after each."""
-    path = []
-    for step in grads:
-        for param, grad in zip(params, step, strict=True):
-            param.grad = grad.clone()
-        optimizer.step()
-        path.append([param.detach().clone() for param in params])
-    return path
-
-
-def assert_same_path(path, other, **tolerance):
-    for step, other_step in zip(path, other, strict=True):
-        for tensor, other_tensor in zip(step, other_step, strict=True):
-            if tolerance:
-                torch.testing.assert_close(tensor, other_tensor, **tolerance)
-            else:
-                assert torch.equal(tensor, other_tensor)
 
 
 def lion_twin(theta, grads, *, lr, betas, decay):

@@ -25,6 +25,7 @@ class Stepper:
     def __init__(self, weights: KernelWeights, state: LSTMState, *, chunk: int = CHUNK) -> None:
         self.weights = weights
         self.gradients, self.updates = state.rows.new_empty(2, state.n_coordinates)
+        self._inputs = state.rows[4 * state.hidden + 1 :]
         columns = chunks(self.gradients, chunk)
         n_threads = min(torch.get_num_threads(), len(columns))
         # One thread's chunks share a buffer.
@@ -37,6 +38,7 @@ class Stepper:
         """The updates (n,) for these flat gradients, n together; valid until the next step. The state moves on."""
         with torch.no_grad():
             torch.cat(list(gradients), out=self.gradients)
+            network_inputs(self.weights, self.gradients, out=self._inputs)
             for_each(self._advance, self._shares)
         return self.updates
 
@@ -44,8 +46,6 @@ class Stepper:
         here, hidden = LSTMState(state.rows[:, part], state.hidden), state.hidden
         gates = buffer[: 5 * hidden * here.n_coordinates].view(5, hidden, -1)
         return Chunk(
-            self.gradients[part],
-            here.rows[4 * hidden + 1 :],
             Cell.of(self.weights.first, here.rows[3 * hidden :], gates, here.c1, here.h1),
             Cell.of(self.weights.second, here.rows[2 * hidden : 4 * hidden + 1], gates, here.c2, here.h2),
             self.updates[part],
@@ -53,7 +53,6 @@ class Stepper:
 
     def _advance(self, share: Sequence[Chunk]) -> None:
         for chunk in share:
-            network_inputs(self.weights, chunk.gradients, out=chunk.inputs)
             chunk.first.advance()
             chunk.second.advance()
             output(self.weights, chunk.second.h, out=chunk.updates)
@@ -63,8 +62,6 @@ class Stepper:
 class Chunk:
     """What belongs to some neighbouring coordinates."""
 
-    gradients: Tensor
-    inputs: Tensor
     first: Cell
     second: Cell
     updates: Tensor
