@@ -10,7 +10,6 @@ from torch import Tensor
 
 from trajectory_tools.l2o.kernel import CHUNK, KernelWeights, chunks, network_inputs, output
 from trajectory_tools.l2o.network import LSTMState
-from trajectory_tools.l2o.workers import for_each
 
 __all__ = ["Stepper"]
 
@@ -18,28 +17,29 @@ __all__ = ["Stepper"]
 class Stepper:
     """``kernel.advance`` for one state, again and again: the same numbers up to rounding, in about 0.85 of the time.
 
-    Views and buffers are made once (400 bytes for each coordinate of a chunk and thread); tanh x = 2 (σ(2x) − 0.5) is
-    spread over what stands around it.
+    Views and buffers are made once (400 bytes for each coordinate of a chunk); tanh x = 2 (σ(2x) − 0.5) is spread over
+    what stands around it. Torch's own threads share out each operation: after the model's backward pass they still
+    wait for work at full speed, and threads of ours would have to compete with them for the cores.
     """
 
-    def __init__(self, weights: KernelWeights, state: LSTMState, *, chunk: int = CHUNK) -> None:
+    def __init__(self, weights: KernelWeights, state: LSTMState, *, chunk: int = 2 * CHUNK) -> None:
         self.weights = weights
         self.gradients, self.updates = state.rows.new_empty(2, state.n_coordinates)
         self._inputs = state.rows[4 * state.hidden + 1 :]
         columns = chunks(self.gradients, chunk)
-        n_threads = min(torch.get_num_threads(), len(columns))
-        # One thread's chunks share a buffer.
-        self._shares: list[list[Chunk]] = []
-        for share in (columns[start::n_threads] for start in range(n_threads)):
-            buffer = state.rows.new_empty(5 * state.hidden * max(part.stop - part.start for part in share))
-            self._shares.append([self._chunk(state, part, buffer) for part in share])
+        longest = max((part.stop - part.start for part in columns), default=0)
+        buffer = state.rows.new_empty(5 * state.hidden * longest)
+        self._chunks = [self._chunk(state, part, buffer) for part in columns]
 
     def step(self, gradients: Sequence[Tensor]) -> Tensor:
         """The updates (n,) for these flat gradients, n together; valid until the next step. The state moves on."""
         with torch.no_grad():
             torch.cat(list(gradients), out=self.gradients)
             network_inputs(self.weights, self.gradients, out=self._inputs)
-            for_each(self._advance, self._shares)
+            for part in self._chunks:
+                part.first.advance()
+                part.second.advance()
+                output(self.weights, part.second.h, out=part.updates)
         return self.updates
 
     def _chunk(self, state: LSTMState, part: slice, buffer: Tensor) -> Chunk:
@@ -50,12 +50,6 @@ class Stepper:
             Cell.of(self.weights.second, here.rows[2 * hidden : 4 * hidden + 1], gates, here.c2, here.h2),
             self.updates[part],
         )
-
-    def _advance(self, share: Sequence[Chunk]) -> None:
-        for chunk in share:
-            chunk.first.advance()
-            chunk.second.advance()
-            output(self.weights, chunk.second.h, out=chunk.updates)
 
 
 @dataclass(frozen=True)
