@@ -108,7 +108,7 @@ class HostCapture(Capture):
             copy_tensors(found, values)
             if divisor is not None:
                 values /= divisor
-            self._go_through(self._now, {"grad": lambda block, _: values[block.start : block.stop]})
+            self._go_through(self._now, {"grad": _part_of(values)})
         elif self.stats or self._projector is not None:
             self._go_through(self._now, {"grad": partial(self._seen, self._sources(found), divisor)})
         if self._record and self._picked and "grad" in self._save:
@@ -119,27 +119,29 @@ class HostCapture(Capture):
         """Subtract θ_t from θ_{t+1}, and hand over everything that was copied and measured for this step."""
         if not self._graded:
             self.gradients()
-        theta, moved = self._rows.get("param"), self.stats or (self._record and "update" in self._save)
+        theta, update = self._rows.get("param"), self._rows.get("update")
         if theta is not None:
-            takes: dict[str, Take] = {"param": lambda block, _: theta[block.start : block.stop]}
-            if moved:
+            takes = {"param": _part_of(theta)}
+            if self._at_end and update is not None:
+                copy_tensors(self.tensors, update)
+                np.subtract(update, theta, out=update)
+                takes["update"] = _part_of(update)
+            elif self.stats or (self._record and "update" in self._save):
                 takes["update"] = partial(self._moved, self._sources(self.tensors), theta)
             self._go_through(self._all, takes)
         if self._record and self._picked and "update" in self._save:
             now = self._pick(self._sources(self.tensors), everywhere=True)
             self._values["update"] = now - self._values["param"]
         stats = self._step_stats(step) if self.stats else None
+        in_buffer = self._record and self._whole
         rows = None
         if self._record:
-            values = self._rows if self._whole else self._values
+            values = self._rows if in_buffer else self._values
             values = {kind: found for kind, found in values.items() if kind in self._save}
             self._present = None if self._now is self._all else self._now.present
-            present = self._present_rows(values)
-            if self._whole:  # then the values lie in the buffer
-                rows = StepRows(step, self.layout, values, present, None, self._release, self._buffer.nbytes)
-            else:
-                rows = StepRows(step, self.layout, values, present)
-        if self._release is not None and not (rows is not None and self._whole):
+            held = (self._release, self._buffer.nbytes) if in_buffer else (None, 0)
+            rows = StepRows(step, self.layout, values, self._present_rows(values), None, *held)
+        if not in_buffer:
             self._release()
         return Captured(rows, stats)
 
@@ -157,8 +159,8 @@ class HostCapture(Capture):
         project = self._projector if self._record else None
         pieces = {kind: np.empty((5, len(plan.blocks.owner))) for kind in takes if self.stats and not self._at_end}
         projected = {kind: project.begin(plan.there) for kind in takes if project and kind in self._save}
-        if not pieces and not projected and "update" not in takes:
-            return  # nothing is to be seen that is not in the buffer
+        if not pieces and not projected and (self._at_end or "update" not in takes):
+            return  # everything is in the buffer
 
         def visit(block: Block, scratch: Scratch) -> None:
             for kind, take in takes.items():
@@ -245,6 +247,11 @@ class Plan:
 def _begins(blocks: Blocks) -> NDArray[np.intp]:
     """Where each piece begins."""
     return np.concatenate([np.empty(0, np.intp), *(block.start + block.starts for block in blocks.blocks)])
+
+
+def _part_of(values: Floats) -> Take:
+    """Takes a block out of all values."""
+    return lambda block, _: values[block.start : block.stop]
 
 
 def _in_place(sources: Sequence[Source], block: Block, width: np.dtype[np.floating]) -> Floats | None:

@@ -170,8 +170,10 @@ def measure(values: Floats, starts: NDArray[np.intp], out: NDArray[np.float64], 
     else:
         squares = np.multiply(values, values, out=scratch.squares[: values.size])
         out[SQUARES] = np.add.reduceat(squares, starts)
-        bounds = [*starts.tolist(), values.size]
-        out[ZEROS] = [np.count_nonzero(flags[start:stop]) for start, stop in pairwise(bounds)]
+        out[ZEROS] = 0
+        if flags.any():
+            bounds = [*starts.tolist(), values.size]
+            out[ZEROS] = [np.count_nonzero(flags[start:stop]) for start, stop in pairwise(bounds)]
     out[MIN] = np.minimum.reduceat(values, starts)
     out[MAX] = np.maximum.reduceat(values, starts)
     out[NONFINITE] = 0
