@@ -80,9 +80,14 @@ def wandb(training: Training, folder: Path, steps: int) -> float:
     os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_DIR": str(folder)}
     run = tool.init(project="bench", dir=str(folder))
     run.watch(training.model, log="all", log_freq=1)
-    seconds = training.train(steps, log=lambda loss: run.log({"loss": loss.item()}))
+
+    def log(loss: torch.Tensor) -> None:
+        run.log({"loss": loss.item()})
+
+    training.train(1, log=log)  # the first call waits for a process to start
+    seconds = training.train(steps, log=log)
     run.unwatch(training.model)
-    run.finish(quiet=True)
+    run.finish()
     return seconds
 
 
