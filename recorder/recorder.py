@@ -148,7 +148,6 @@ class Recorder:
         is_source = isinstance(model, nn.Module | Mapping) or model is None or callable(model)
         self._model: Names | None = model if is_source else list(model)  # type: ignore[arg-type]
         self._optimizers = optimizers
-        self._optimizer = optimizers[0] if optimizers else None
         self._start_step = start_step
         self._session_options: dict[str, Any] = {"if_exists": if_exists, "compression": compression, "run_id": run_id}
         self._session_options |= {} if queue_bytes is None else {"queue_bytes": queue_bytes}
@@ -380,7 +379,7 @@ class Recorder:
         )
         if not self._attached_once:
             raise BadArgument(f"cannot probe into {self.path} before recording begins; call attach() first")
-        if self._optimizer is None or len(self._optimizers) > 1:
+        if len(self._optimizers) != 1:
             raise BadArgument(f"a probe needs the one optimizer of the recorder, found {len(self._optimizers)}")
         steps, session = self._steps, self._steps.session
         if steps.error is not None or session is None or os.getpid() != self._process:
@@ -388,7 +387,7 @@ class Recorder:
         modules = [module for module in (model, self._model) if isinstance(module, nn.Module)]
         prober = Prober(
             self.path,
-            self._optimizer,
+            self._optimizers[0],
             name_parameters(self._model if self._model is not None else model, self._optimizers),
             modules,
         )
@@ -436,7 +435,7 @@ class Recorder:
         if status == "finished" and steps.error is None and steps.scalars.waiting and steps.number == steps.first:
             warn(
                 f"no step was recorded into {self.path}, though values were logged, for its"
-                f" {type(self._optimizer).__name__} made none; give the Recorder the optimizer that the loop steps"
+                f" {type(self._optimizers[0]).__name__} made none; give the Recorder the optimizer that the loop steps"
                 if self._optimizers
                 else f"no step was recorded into {self.path}, though values were logged; put each one into `rec.step()`"
             )

@@ -64,7 +64,7 @@ def test_logging_before_anything_is_recorded_is_refused(tmp_path):
         recorder.log(loss=1.0)
     with recorder:
         recorder.log(loss=1.0)
-        train(model, recorder._optimizer, 1)
+        train(model, recorder.optimizers[0], 1)
     assert open_run(tmp_path / "run").scalars()["loss"].tolist() == [1.0]
 
 
