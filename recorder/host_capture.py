@@ -40,8 +40,8 @@ PLAIN = (Tensor, torch.nn.Parameter)
 class HostCapture(Capture):
     """``Capture`` of tensors in the host's memory.
 
-    A large network goes through the cores' caches block by block, its parameters once before and once after the step,
-    its gradients once; meanwhile each block is copied (where it is recorded), subtracted, measured and projected. One
+    Before the step θ_t is copied, no more. The gradients are gone through once, and after the step both θ_t and
+    θ_{t+1}, block by block in a core's cache: each block is measured, subtracted and projected where it lies. A network
     that fits into a single block is measured at the end, all three tensors at a time: calls cost more than values.
     """
 
@@ -72,7 +72,6 @@ class HostCapture(Capture):
                 sampled = count < numels[i]
                 self._picked[i] = sampled_coordinates(chosen.seed, names[i], numels[i], count) if sampled else None
 
-    @np.errstate(all="ignore")  # NaN and Inf are data here, and counted
     def before(self, record: bool = True) -> None:
         """Copy θ_t."""
         self._record, self._now, self._graded = record, self._all, False
@@ -87,12 +86,10 @@ class HostCapture(Capture):
         n = self._all.blocks.n_values
         self._buffer, self._release = self._buffers.take(len(kept) * n, self._width)
         self._rows = {kind: self._buffer[i * n : (i + 1) * n] for i, kind in enumerate(kept)}
-        if kept or self._picked:
-            sources = self._sources(self.tensors)
-            if "param" in self._rows:
-                self._go_through("param", self._all, partial(self._copied, sources, self._rows["param"]))
-            if record and self._picked and self._save & {"param", "update"}:
-                self._values["param"] = self._pick(sources)
+        if "param" in self._rows:
+            copy_tensors(self.tensors, self._rows["param"])
+        if record and self._picked and self._save & {"param", "update"}:
+            self._values["param"] = self._pick(self._sources(self.tensors))
 
     @np.errstate(all="ignore")  # NaN and Inf are data here, and counted
     def gradients(self, scale: Tensor | None = None, given: Sequence[Tensor | None] | None = None) -> None:
@@ -105,39 +102,46 @@ class HostCapture(Capture):
         self._now = self._all
         if len(found) < len(grads):
             self._now = self._plan(np.array([grad is not None for grad in grads]))
-        sources = self._sources(found)
         divisor = None if scale is None else float(scale)
         if "grad" in self._rows:
-            self._rows["grad"] = self._rows["grad"][: self._now.blocks.n_values]
-            self._go_through("grad", self._now, partial(self._copied, sources, self._rows["grad"], divisor=divisor))
+            values = self._rows["grad"] = self._rows["grad"][: self._now.blocks.n_values]
+            copy_tensors(found, values)
+            if divisor is not None:
+                values /= divisor
+            self._go_through(self._now, {"grad": _part_of(values)})
         elif self.stats or self._projector is not None:
-            self._go_through("grad", self._now, partial(self._seen, sources, divisor=divisor))
+            self._go_through(self._now, {"grad": partial(self._seen, self._sources(found), divisor)})
         if self._record and self._picked and "grad" in self._save:
-            self._values["grad"] = self._pick(sources, divisor=divisor)
+            self._values["grad"] = self._pick(self._sources(found), divisor=divisor)
 
     @np.errstate(all="ignore")  # NaN and Inf are data here, and counted
     def after(self, step: int) -> Captured:
         """Subtract θ_t from θ_{t+1}, and hand over everything that was copied and measured for this step."""
         if not self._graded:
             self.gradients()
-        if self.stats or (self._record and "update" in self._save):
-            sources = self._sources(self.tensors)
-            if "param" in self._rows:
-                self._go_through("update", self._all, partial(self._moved, sources))
-            if self._record and self._picked and "update" in self._save:
-                self._values["update"] = self._pick(sources, everywhere=True) - self._values["param"]
+        theta, update = self._rows.get("param"), self._rows.get("update")
+        if theta is not None:
+            takes = {"param": _part_of(theta)}
+            if self._at_end and update is not None:
+                copy_tensors(self.tensors, update)
+                np.subtract(update, theta, out=update)
+                takes["update"] = _part_of(update)
+            elif self.stats or (self._record and "update" in self._save):
+                takes["update"] = partial(self._moved, self._sources(self.tensors), theta)
+            self._go_through(self._all, takes)
+        if self._record and self._picked and "update" in self._save:
+            now = self._pick(self._sources(self.tensors), everywhere=True)
+            self._values["update"] = now - self._values["param"]
         stats = self._step_stats(step) if self.stats else None
+        in_buffer = self._record and self._whole
         rows = None
         if self._record:
-            values = self._rows if self._whole else self._values
+            values = self._rows if in_buffer else self._values
             values = {kind: found for kind, found in values.items() if kind in self._save}
             self._present = None if self._now is self._all else self._now.present
-            present = self._present_rows(values)
-            if self._whole:  # then the values lie in the buffer
-                rows = StepRows(step, self.layout, values, present, None, self._release, self._buffer.nbytes)
-            else:
-                rows = StepRows(step, self.layout, values, present)
-        if self._release is not None and not (rows is not None and self._whole):
+            held = (self._release, self._buffer.nbytes) if in_buffer else (None, 0)
+            rows = StepRows(step, self.layout, values, self._present_rows(values), None, *held)
+        if not in_buffer:
             self._release()
         return Captured(rows, stats)
 
@@ -150,39 +154,27 @@ class HostCapture(Capture):
     def _sources(self, tensors: Sequence[Tensor]) -> list[Source]:
         return [host_values(tensor, self._dtype) for tensor in tensors]
 
-    def _go_through(self, kind: str, plan: Plan, take: Take) -> None:
-        """See each block's values once: measure them, unless all are measured at the end, and project them."""
-        if self._at_end and self._projector is None:
-            for block in plan.blocks.blocks:
-                take(block, self._scratch)
-            return
-        pieces = projected = None
-        if self.stats and not self._at_end:
-            pieces = self._pieces[kind] = np.empty((5, len(plan.blocks.owner)))
-        if self._projector is not None and self._record and kind in self._save:
-            projected = self._projector.begin(plan.there)
+    def _go_through(self, plan: Plan, takes: Mapping[str, Take]) -> None:
+        """Take each block's values, kind by kind: measure them, unless all are measured at the end, project them."""
+        project = self._projector if self._record else None
+        pieces = {kind: np.empty((5, len(plan.blocks.owner))) for kind in takes if self.stats and not self._at_end}
+        projected = {kind: project.begin(plan.there) for kind in takes if project and kind in self._save}
+        if not pieces and not projected and (self._at_end or "update" not in takes):
+            return  # everything is in the buffer
 
         def visit(block: Block, scratch: Scratch) -> None:
-            values = take(block, scratch)
-            if pieces is not None:
-                measure(values, block.starts, pieces[:, block.pieces], scratch)
-            if projected is not None:
-                projected.see(block, values)
+            for kind, take in takes.items():
+                values = take(block, scratch)
+                if kind in pieces:
+                    measure(values, block.starts, pieces[kind][:, block.pieces], scratch)
+                if kind in projected:
+                    projected[kind].see(block, values)
 
         sweep(plan.blocks, visit, self._width, torch.get_num_threads())
-        if projected is not None:
-            self._values[kind] = projected.values().astype(self._width)
+        self._pieces |= pieces
+        self._values |= {kind: found.values().astype(self._width) for kind, found in projected.items()}
 
-    def _copied(
-        self, sources: Sequence[Source], to: Floats, block: Block, scratch: Scratch, *, divisor: float | None = None
-    ) -> Floats:
-        out = to[block.start : block.stop]
-        gather(block, sources, out)
-        return out if divisor is None else np.divide(out, divisor, out=out)
-
-    def _seen(
-        self, sources: Sequence[Source], block: Block, scratch: Scratch, *, divisor: float | None = None
-    ) -> Floats:
+    def _seen(self, sources: Sequence[Source], divisor: float | None, block: Block, scratch: Scratch) -> Floats:
         """The values where they are, or put together."""
         if divisor is None and (values := _in_place(sources, block, self._width)) is not None:
             return values
@@ -190,7 +182,7 @@ class HostCapture(Capture):
         gather(block, sources, out)
         return out if divisor is None else np.divide(out, divisor, out=out)
 
-    def _moved(self, sources: Sequence[Source], block: Block, scratch: Scratch) -> Floats:
+    def _moved(self, sources: Sequence[Source], theta: Floats, block: Block, scratch: Scratch) -> Floats:
         """θ_{t+1} − θ_t."""
         here = slice(block.start, block.stop)
         out = self._rows["update"][here] if "update" in self._rows else scratch.values[: len(block)]
@@ -198,7 +190,7 @@ class HostCapture(Capture):
         if new is None:
             gather(block, sources, out)
             new = out
-        return np.subtract(new, self._rows["param"][here], out=out)
+        return np.subtract(new, theta[here], out=out)
 
     def _pick(self, sources: Sequence[Source], *, divisor: float | None = None, everywhere: bool = False) -> Floats:
         """The chosen coordinates of these tensors: of all, or of those that have a gradient."""
@@ -257,11 +249,23 @@ def _begins(blocks: Blocks) -> NDArray[np.intp]:
     return np.concatenate([np.empty(0, np.intp), *(block.start + block.starts for block in blocks.blocks)])
 
 
+def _part_of(values: Floats) -> Take:
+    """Takes a block out of all values."""
+    return lambda block, _: values[block.start : block.stop]
+
+
 def _in_place(sources: Sequence[Source], block: Block, width: np.dtype[np.floating]) -> Floats | None:
     """A large tensor's block without a copy, where it has the width that is needed."""
     if block.last - block.first > 1 or (source := sources[block.first]).dtype != width:
         return None
     return source[block.offset : block.offset + len(block)]  # type: ignore[return-value]
+
+
+def copy_tensors(tensors: Sequence[Tensor], out: Floats) -> None:
+    """Copy all values, put together, as ``out``'s dtype; exact, as that is as wide."""
+    if tensors:
+        with torch.no_grad():
+            torch.cat([real(tensor).reshape(-1) for tensor in tensors], out=torch.from_numpy(out))
 
 
 def host_values(tensor: Tensor, dtype: torch.dtype) -> Source:

@@ -49,8 +49,9 @@ class Projected:
             stop = start + min(self._projector.numels[i] - block.offset, len(block))
             if i in self._parts:
                 projection = self._projector.of[i]
-                which, part = block.offset // BLOCK, values[start:stop]
-                self._parts[i][which] = projection.sums(part, which) if projection.projects else part
+                for first in range(start, stop, BLOCK):
+                    which, part = (block.offset + first - start) // BLOCK, values[first : min(first + BLOCK, stop)]
+                    self._parts[i][which] = projection.sums(part, which) if projection.projects else part
             start = stop
 
     def values(self) -> NDArray[np.float64]:

@@ -7,37 +7,32 @@ import contextlib
 import operator
 import os
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Literal, Self
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trajectory_tools.errors import BadArgument, RecordingFailed, TrajectoryError, UnknownName
-from trajectory_tools.recorder.capture import Capture, Captured
-from trajectory_tools.recorder.compiled import uncompiled
+from trajectory_tools.recorder.capture import Capture
+from trajectory_tools.recorder.captures import Captures
 from trajectory_tools.recorder.description import (
     checked_info,
-    describe_change,
     describe_command,
     describe_environment,
     describe_optimizer,
-    describe_parameters,
 )
-from trajectory_tools.recorder.host_capture import HostCapture
-from trajectory_tools.recorder.names import Named, Names, name_parameters, named_of
+from trajectory_tools.recorder.names import Names, name_parameters
 from trajectory_tools.recorder.probes import LossFunction, Mode, ProbeOptions, Prober
 from trajectory_tools.recorder.ranks import Agreement, is_sharded, process_rank
-from trajectory_tools.recorder.scalars import Pending, ScalarLog, as_number, learning_rates
+from trajectory_tools.recorder.resuming import note_other_optimizer, refuse_other_selection
 from trajectory_tools.recorder.scaler import unwatch, watch
 from trajectory_tools.recorder.schedule import Schedule
 from trajectory_tools.recorder.schedule import every as every_n
-from trajectory_tools.recorder.step_call import frame_of_step, is_below, refuse_graph_capture, with_closure
-from trajectory_tools.recorder.together import joined
+from trajectory_tools.recorder.step_call import is_below
+from trajectory_tools.recorder.steps import Steps
 from trajectory_tools.recorder.warning import warn
 from trajectory_tools.store.budget import choose_for_budget, parse_bytes
 from trajectory_tools.store.metadata import read_metadata
@@ -150,20 +145,18 @@ class Recorder:
         self.save = tuple(column for column in VALUE_COLUMNS if column in save)
         self.stats = bool(stats)
         self.selection = Selection(match, subsample, projection, selection_seed)
-        self.steps_seen = 0
         is_source = isinstance(model, nn.Module | Mapping) or model is None or callable(model)
         self._model: Names | None = model if is_source else list(model)  # type: ignore[arg-type]
         self._optimizers = optimizers
-        self._optimizer = optimizers[0] if optimizers else None
         self._start_step = start_step
         self._session_options: dict[str, Any] = {"if_exists": if_exists, "compression": compression, "run_id": run_id}
         self._session_options |= {} if queue_bytes is None else {"queue_bytes": queue_bytes}
         self.budget_choice: str | None = None
         if budget is not None:
             self._fit(parse_bytes(budget), steps, None if every == 1 else every, schedule)
-        self._scan()
+        self._captures = Captures(self._model, optimizers, self.save, stats=self.stats, selection=self.selection)
         rank, _ = process_rank()
-        if is_sharded(self._capture.tensors):
+        if is_sharded(self._captures.whole.tensors):
             label = f"{label if label is not None else self.path.name} rank {rank}"
             self.path /= f"rank-{rank}"
             self._session_options["rank"] = rank
@@ -171,7 +164,7 @@ class Recorder:
         self._records = rank == 0 or ranks == "all"
         self._agreement = Agreement(str(path)) if ranks == "first" else None
         groups = [g if isinstance(g, SymmetryGroup) else SymmetryGroup.from_json(g) for g in symmetries]
-        shapes = {parameter["name"]: parameter["shape"] for parameter in self._parameters}
+        shapes = {parameter["name"]: parameter["shape"] for parameter in self.parameters}
         self._description = {
             "label": label if label is not None else self.path.name,
             "seed": seed,
@@ -179,18 +172,24 @@ class Recorder:
             "symmetries": [group.checked(shapes).to_json() for group in groups],
             **checked_info(info),
         }
-        self._session: Session | None = None
+        self._steps = Steps(
+            self.path,
+            self._captures,
+            optimizers,
+            schedule=self.schedule if self.save else None,
+            stats=self.stats,
+            agreement=self._agreement,
+            refresh=self._refresh,
+        )
         self._attached_once = False
-        self._error: BaseException | None = None
-        self._frame: FrameType | None = None  # of the optimizer's step that is under way
-        self._round: dict[int, Captured | None] = {}  # what the optimizers have made of the current step
 
     def __repr__(self) -> str:
-        values = sum(parameter["numel"] for parameter in self._parameters)
+        values = sum(parameter["numel"] for parameter in self.parameters)
         what = "+".join(self.save) or "scalars"
+        megabytes = self._captures.whole.bytes_per_step / 1e6
         return (
-            f"<Recorder {str(self.path)!r}: {what} of {len(self._parameters)} parameters ({values:,} values)"
-            f" {self.schedule!r}, {self._capture.bytes_per_step / 1e6:.3g} MB a step, {self.steps_seen:,} steps so far>"
+            f"<Recorder {str(self.path)!r}: {what} of {len(self.parameters)} parameters ({values:,} values)"
+            f" {self.schedule!r}, {megabytes:.3g} MB a step, {self.steps_seen:,} steps so far>"
         )
 
     @property
@@ -201,7 +200,12 @@ class Recorder:
     @property
     def parameters(self) -> list[dict[str, Any]]:
         """The parameters that are recorded, as run.json lists them."""
-        return self._parameters
+        return self._captures.parameters
+
+    @property
+    def steps_seen(self) -> int:
+        """How many steps the optimizers have made since the recorder is attached."""
+        return self._steps.seen
 
     @property
     def records(self) -> bool:
@@ -211,7 +215,7 @@ class Recorder:
     @property
     def is_stepping(self) -> bool:
         """Whether an optimizer's step is under way in the caller's stack."""
-        return self._frame is not None and is_below(self._frame, sys._getframe(1))
+        return self._steps.frame is not None and is_below(self._steps.frame, sys._getframe(1))
 
     def keep_last(self, optimizer: Optimizer) -> None:
         """Move our hooks behind those that were registered since, whose effect belongs to the step. Not in a hook."""
@@ -223,38 +227,31 @@ class Recorder:
     def size(self, n_steps: int) -> RunSize:
         """How many rows and bytes (before compression) ``n_steps`` steps of this recording will take."""
         return RunSize(
-            self._capture.counts,
-            len(self._parameters),
+            self._captures.whole.counts,
+            len(self.parameters),
             n_steps,
             sum(map(bool, map(self.schedule, range(n_steps)))) if self.save else 0,
             len(self.save),
-            8 if self._capture.layout.dtype == "float64" else 4,
+            8 if self._captures.whole.layout.dtype == "float64" else 4,
             self.stats,
         )
 
     def attach(self) -> Self:
         """Open the run folder and begin to record."""
-        if self._session is not None:
+        if self._steps.session is not None:
             raise BadArgument(f"the recorder of {self.path} is attached already")
         self._process = os.getpid()
         self._attached_once = True
         self._deaf = False  # whether it was said that nothing is logged any more
-        self._probed: tuple[int, set[int | None]] = (-1, set())  # the step, and the batch sizes it was probed with
-        if self._records:
-            self._open()
-        else:
-            self._step = self._first_step = self._start_step or 0
-        self._hooks = []
-        for optimizer in self._optimizers:
-            self._hooks += [
-                optimizer.register_step_pre_hook(uncompiled(self._guarded(self._before_step))),
-                optimizer.register_step_post_hook(uncompiled(self._guarded(self._after_step))),
-            ]
-        watch(self)
+        session = self._open() if self._records else None
+        first = self._start_step
+        self._steps.begin(session, (session.next_step if session else 0) if first is None else first)
+        self._hooks = [handle for optimizer in self._optimizers for handle in self._steps.hook(optimizer)]
+        watch(self._steps)
         atexit.register(self._close_at_exit)
         return self
 
-    def _open(self) -> None:
+    def _open(self) -> Session:
         """Open the run folder."""
         earlier: dict[str, Any] = {}
         if self._session_options["if_exists"] == "resume":
@@ -263,28 +260,26 @@ class Recorder:
                 before = read_metadata(self.path)
             if before:
                 earlier = before.get("optimizer", {})
-                self._refuse_other_selection(before)
-        self._session = Session(
+                refuse_other_selection(self.path, before, self.selection)
+        session = Session(
             self.path,
             {
                 **self._description,
                 **describe_command(),
                 "optimizer": self._described_optimizer(),
-                "params": self._parameters,
+                "params": self.parameters,
                 "schedule": repr(self.schedule),
                 "save": list(self.save),
                 "stats": self.stats,
                 **({"budget": self.budget_choice} if self.budget_choice else {}),
                 **({"selection": self.selection.to_json()} if self.selection else {}),
-                "environment": describe_environment(self._capture.tensors),
+                "environment": describe_environment(self._captures.whole.tensors),
             },
             **self._session_options,
         )
-        self._step = self._session.next_step if self._start_step is None else self._start_step
-        self._first_step = self._step
         if earlier:
-            self._compare_with(earlier)
-        self._scalars = ScalarLog(self._session.writer.put_scalars)
+            note_other_optimizer(session, earlier, self._described_optimizer())
+        return session
 
     @contextlib.contextmanager
     def step(
@@ -310,9 +305,9 @@ class Recorder:
             raise BadArgument("no parameters to record: give step() a module, or (name, tensor) pairs")
         if not isinstance(source, nn.Module | Mapping) and not callable(source):
             source = list(source)
-        self._try(self._before_block, source, grads)
+        self._steps.attempt(self._steps.before_block, source, grads)
         yield
-        self._try(self._after_block, source, lr)
+        self._steps.attempt(self._steps.after_block, source, lr)
 
     def log(self, **scalars: float | Tensor) -> None:
         """Note scalars of this iteration: numbers or one-element tensors; one on a GPU is not waited for.
@@ -323,10 +318,10 @@ class Recorder:
             raise BadArgument(
                 f"cannot log into {self.path} before recording begins; call attach() first, or use `with Recorder(...)`"
             )
-        if self._error is not None:
+        if self._steps.error is not None:
             return
-        if self._session is not None:
-            self._scalars.log(scalars)
+        if self._steps.session is not None:
+            self._steps.scalars.log(scalars)
         elif self._records and not self._deaf:
             self._deaf = True
             warn(f"what is logged into {self.path} after close() is not recorded; log before it")
@@ -384,23 +379,23 @@ class Recorder:
         )
         if not self._attached_once:
             raise BadArgument(f"cannot probe into {self.path} before recording begins; call attach() first")
-        if self._optimizer is None or len(self._optimizers) > 1:
+        if len(self._optimizers) != 1:
             raise BadArgument(f"a probe needs the one optimizer of the recorder, found {len(self._optimizers)}")
-        if self._error is not None or self._session is None or os.getpid() != self._process:
+        steps, session = self._steps, self._steps.session
+        if steps.error is not None or session is None or os.getpid() != self._process:
             return
         modules = [module for module in (model, self._model) if isinstance(module, nn.Module)]
         prober = Prober(
             self.path,
-            self._optimizer,
+            self._optimizers[0],
             name_parameters(self._model if self._model is not None else model, self._optimizers),
             modules,
         )
-        if _held(self._optimizers) != self._held:
-            self._scan()
-            self._session.update(params=self._parameters, optimizer=self._described_optimizer())
-        step, probed = self._probed
-        self._probed = (self._step, probed if step == self._step else set())
-        prober.probe(loss_fn, batches, options, step=self._step, probed=self._probed[1], writer=self._session.writer)
+        if self._captures.outdated():
+            self._refresh()
+        step, probed = steps.probed
+        steps.probed = (steps.number, probed if step == steps.number else set())
+        prober.probe(loss_fn, batches, options, step=steps.number, probed=steps.probed[1], writer=session.writer)
 
     def close(self) -> None:
         """Commit everything and free the folder. Raises ``RecordingFailed`` where something could not be written."""
@@ -422,37 +417,37 @@ class Recorder:
     def _close(self, status: str, error: str | None = None) -> None:
         if not self._attached_once or os.getpid() != self._process:
             return
-        unwatch(self)
+        unwatch(self._steps)
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         atexit.unregister(self._close_at_exit)
-        if self._session is not None and self._round and self._error is None:
-            self._try(self._end_round)
-        session, self._session = self._session, None
+        steps = self._steps
+        steps.attempt(steps.end_round)
+        session, steps.session = steps.session, None
         if session is None:
             return
-        self._frame = None
+        steps.frame = None
         try:
-            self._scalars.close()
+            steps.scalars.close()
         except Exception as fault:  # a number that its device could not give
-            self._error = self._error or fault
-        if status == "finished" and self._error is None and self._scalars.waiting and self._step == self._first_step:
+            steps.error = steps.error or fault
+        if status == "finished" and steps.error is None and steps.scalars.waiting and steps.number == steps.first:
             warn(
                 f"no step was recorded into {self.path}, though values were logged, for its"
-                f" {type(self._optimizer).__name__} made none; give the Recorder the optimizer that the loop steps"
+                f" {type(self._optimizers[0]).__name__} made none; give the Recorder the optimizer that the loop steps"
                 if self._optimizers
                 else f"no step was recorded into {self.path}, though values were logged; put each one into `rec.step()`"
             )
-        outcome: dict[str, Any] = {"first_step": self._first_step, "n_steps": self._step - self._first_step}
+        outcome: dict[str, Any] = {"first_step": steps.first, "n_steps": steps.number - steps.first}
         if self._agreement is not None and self._agreement.world > 1:
             self._agreement.compare()
             outcome["ranks"] = self._agreement.outcome()
-        if problem := str(self._error) if self._error else error:
+        if problem := str(steps.error) if steps.error else error:
             outcome["error"] = problem
-        session.close("failed" if self._error else status, **outcome)
-        if self._error is not None:
-            raise RecordingFailed(f"recording into {self.path} stopped: {self._error}") from self._error
+        session.close("failed" if steps.error else status, **outcome)
+        if steps.error is not None:
+            raise RecordingFailed(f"recording into {self.path} stopped: {steps.error}") from steps.error
 
     def _close_at_exit(self) -> None:
         error = getattr(sys, "last_value", None)  # what has ended the program, where something has
@@ -461,30 +456,11 @@ class Recorder:
     def _described_optimizer(self) -> dict[str, Any]:
         return describe_optimizer(*self._optimizers) | self._description.get("optimizer", {})
 
-    def _refuse_other_selection(self, before: Mapping[str, Any]) -> None:
-        """A run has one selection: what its parts hold could not be told otherwise."""
-        recorded = Selection.from_json(before.get("selection") or {})
-        if recorded != self.selection:
-            raise BadArgument(
-                f"{self.path} has {recorded}, and would go on with {self.selection}; give the same match, subsample,"
-                " projection and selection_seed, or record into another folder"
-            )
-
-    def _compare_with(self, earlier: dict[str, Any]) -> None:
-        """Say that the run goes on with another optimizer, and note with each session which one it had."""
-        assert self._session is not None
-        now = self._described_optimizer()
-        if not (change := describe_change(earlier, now)):
-            return
-        warn(f"{self.path} goes on with another optimizer than before ({change}); run.json notes it with each session")
-        *before, this = self._session.metadata["sessions"]
-        for entry in before:
-            entry.setdefault("optimizer", earlier)
-        this["optimizer"] = now
-        with contextlib.suppress(
-            OSError
-        ):  # the writer says so when it meets it, and the end of the session tries again
-            self._session.update()
+    def _refresh(self) -> None:
+        """The optimizers hold other parameters than before: capture those, and write down what they are."""
+        self._captures.scan()
+        if self._steps.session is not None:
+            self._steps.session.update(params=self.parameters, optimizer=self._described_optimizer())
 
     def _fit(self, budget: int, steps: int | None, every: int | None, schedule: Schedule | None) -> None:
         """Choose what to record within so many bytes."""
@@ -506,214 +482,6 @@ class Recorder:
         )
         self.schedule, self.selection, self.budget_choice = every_n(choice.every), choice.selection, choice.sentence
 
-    def _scan(self) -> None:
-        """Find the parameters that the optimizers hold now, or the model where there is none."""
-        if self._optimizers:
-            self._take(name_parameters(self._model, self._optimizers))
-        else:
-            self._take(named_of(self._model) if self._model is not None else [])
-        self._held = _held(self._optimizers)
-
-    def _take(self, named: Sequence[Named]) -> None:
-        """Record these parameters from now on."""
-        self._capture = self._captured(named)
-        self._captures = [self._capture]
-        if len(self._optimizers) > 1:  # a parameter belongs to the first one that holds it
-            left = {id(each.tensor): each for each in named}
-            shares = [[left.pop(key) for key in _ids(optimizer) if key in left] for optimizer in self._optimizers]
-            self._captures = [self._captured(share, self._capture.counts) for share in shares]
-        self._named = self._parameters = describe_parameters(named)
-        if self.selection:
-            self._parameters = [p | {"recorded": self._capture.counts.get(p["name"], 0)} for p in self._named]
-
-    def _captured(self, named: Sequence[Named], counts: Mapping[str, int] | None = None) -> Capture:
-        on_host = all(parameter.tensor.device.type == "cpu" for parameter in named)
-        kind = HostCapture if on_host else Capture
-        return kind(named, self.save, stats=self.stats, selection=self.selection, counts=counts)
-
-    def _guarded(self, hook: Callable[..., Any]) -> Callable[..., Any]:
-        """The hook, such that a fault of the recorder ends the recording and not the training."""
-
-        def guarded(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-            return self._try(hook, optimizer, frame_of_step(), args, kwargs)
-
-        return guarded
-
-    def _try(self, do: Callable[..., Any], *args: Any) -> Any:
-        """Do it, such that a fault of the recorder ends the recording and not the training."""
-        if self._error is not None or os.getpid() != self._process:
-            return None
-        try:
-            return do(*args)
-        except Exception as error:
-            self._error = error
-            # Where warnings are errors, the writer's own warning is what was caught.
-            said = isinstance(error, RuntimeWarning) and self._session is not None and self._session.writer.error
-            warn(
-                str(error) if said else f"recording into {self.path} stopped: {error}; the training goes on unrecorded"
-            )
-            return None
-
-    def _before_step(self, optimizer: Optimizer, frame: FrameType, args: Any, kwargs: Any) -> Any:
-        if self._frame is not None and is_below(self._frame, frame):
-            return None  # a subclass's step has called its parent's: one step, not two
-        self._frame = frame
-        start = time.perf_counter()
-        self._stepped = True
-        refuse_graph_capture(self._capture.tensors)
-        if _held(self._optimizers) != self._held:
-            self._end_round()
-            self._scan()
-            if self._session is not None:
-                self._session.update(params=self._parameters, optimizer=self._described_optimizer())
-        if self._probed[1] and self._session is not None:
-            self._probed = (-1, set())
-            self._session.writer.end_probes()
-        self._place = self._optimizers.index(optimizer)
-        if self._place in self._round:
-            self._end_round()
-        self._begin()
-        closure, arguments = with_closure(args, kwargs, self._watched)
-        if self._capturing and closure is None:
-            # A fused optimizer under a GradScaler divides by the scale itself.
-            self._captures[self._place].gradients(getattr(optimizer, "grad_scale", None))
-        self._record_seconds += time.perf_counter() - start
-        return arguments
-
-    def _begin(self) -> None:
-        """Before the optimizer at ``_place`` makes its part of a step: copy θ_t."""
-        if not self._round:
-            self._record_seconds = 0.0
-            self._evaluations = 0
-            self._skipped: Any = False
-            self._loss: Any = None
-            if self._agreement is not None:
-                self._agreement.look(self._step, self._capture.tensors)
-                if self._agreement.differs is not None and not self._deaf:
-                    self._deaf = True
-                    step, other = self._agreement.differs
-                    warn(f"rank {other} held other parameters than rank 0 at step {step}; recorded are those of rank 0")
-            writing = self._session is not None and self._session.writer.error is None
-            self._recording = bool(writing and self.save and self.schedule(self._step))
-            self._capturing = self._recording or (writing and self.stats)
-        if self._capturing:
-            self._captures[self._place].before(record=self._recording)
-
-    def _watched(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """The closure, such that the gradient and the loss of its first evaluation are seen."""
-        first = True
-
-        def watched() -> Any:
-            nonlocal first
-            loss = closure()
-            self._evaluations += 1
-            if first:
-                first = False
-                self._try(self._see_evaluation, loss)
-            return loss
-
-        return watched
-
-    def _see_evaluation(self, loss: Any) -> None:
-        start = time.perf_counter()
-        with contextlib.suppress(BadArgument):  # a closure may return anything
-            self._loss = None if loss is None else as_number("loss", loss)
-        if self._capturing:
-            self._captures[self._place].gradients()
-        self._record_seconds += time.perf_counter() - start
-
-    def _after_step(self, optimizer: Optimizer, frame: FrameType, args: Any, kwargs: Any) -> None:
-        if frame is not self._frame:
-            return
-        self._frame = None
-        start = time.perf_counter()
-        dropped = getattr(optimizer, "found_inf", None)  # set by a GradScaler for a fused optimizer
-        if dropped is not None:
-            self._skipped = as_number("skipped", dropped)
-        self._end(start)
-
-    def before_scaler_step(self, scaler: Any, optimizer: Optimizer) -> None:
-        """A GradScaler begins to decide whether the optimizer makes a step."""
-        if any(each is optimizer for each in self._optimizers):
-            self._stepped = False
-
-    def after_scaler_step(self, scaler: Any, optimizer: Optimizer) -> None:
-        """A step that it dropped is one in which nothing moved."""
-        if any(each is optimizer for each in self._optimizers) and not self._stepped:
-            self._try(self._record_skipped, optimizer)
-
-    def _record_skipped(self, optimizer: Optimizer) -> None:
-        start = time.perf_counter()
-        self._place = self._optimizers.index(optimizer)
-        if self._place in self._round:
-            self._end_round()
-        self._begin()
-        if self._capturing:
-            self._captures[self._place].gradients()
-        self._skipped = True
-        self._end(start)
-
-    def _before_block(self, source: Any, grads: Mapping[str, Tensor] | None) -> None:
-        start = time.perf_counter()
-        named = named_of(source)
-        if describe_parameters(named) != self._named:
-            self._take(named)
-            if self._session is not None:
-                self._session.update(params=self._parameters)
-        names = [parameter["name"] for parameter in self._parameters]
-        self._in_block = {each.name: each.tensor for each in named}
-        self._capture.tensors = [self._in_block[name] for name in names]
-        refuse_graph_capture(self._capture.tensors)
-        self._place = 0
-        self._begin()
-        if self._capturing:
-            self._capture.gradients(given=None if grads is None else [grads.get(name) for name in names])
-        self._record_seconds += time.perf_counter() - start
-
-    def _after_block(self, source: Any, lr: float | Tensor | None) -> None:
-        start = time.perf_counter()
-        after = self._in_block if isinstance(source, list) else {each.name: each.tensor for each in named_of(source)}
-        self._capture.tensors = [after[parameter["name"]] for parameter in self._parameters]
-        self._end(start, {} if lr is None else {"lr": as_number("lr", lr)})
-
-    def _end(self, start: float, rates: dict[str, float | Pending] | None = None) -> None:
-        """After the optimizer at ``_place`` has made its part of the step; the last one's part ends it."""
-        self._round[self._place] = self._captures[self._place].after(self._step) if self._capturing else None
-        self._record_seconds += time.perf_counter() - start
-        if len(self._round) == len(self._captures):
-            self._end_round(rates)
-
-    def _end_round(self, rates: dict[str, float | Pending] | None = None) -> None:
-        """Hand over the step that the optimizers have made; one that took no part in it was at rest."""
-        if not self._round:
-            return
-        start = time.perf_counter()
-        parts, self._round = self._round, {}
-        if self._session is not None:
-            if self._capturing:
-                found = [
-                    parts.get(i) or capture.at_rest(self._step, record=self._recording)
-                    for i, capture in enumerate(self._captures)
-                ]
-                rows, stats = found[0] if len(found) == 1 else joined(self._step, self._capture.layout, found)
-                if rows is not None:
-                    self._session.writer.put_tensors(rows)
-                if stats is not None:
-                    self._session.writer.put_stats(stats)
-            groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
-            row = {
-                "step": self._step,
-                "loss": self._loss,
-                **(learning_rates(groups) if rates is None and groups else rates or {}),
-                "wall_time": time.time(),
-                "record_seconds": self._record_seconds + time.perf_counter() - start,
-                "skipped": self._skipped,
-                "n_evals": max(self._evaluations, 1),
-            }
-            self._scalars.step(row)
-        self._step += 1
-        self.steps_seen += 1
-
 
 def _checked_optimizers(given: Any) -> tuple[Optimizer, ...]:
     optimizers = [given] if isinstance(given, Optimizer) else () if given is None else given
@@ -730,13 +498,3 @@ def _outcome(error: BaseException | None) -> tuple[str, str | None]:
     if error is None or (isinstance(error, SystemExit) and not error.code):
         return "finished", None
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", f"{type(error).__name__}: {error}"
-
-
-def _held(optimizers: Sequence[Optimizer]) -> list[tuple[int, torch.Size, torch.dtype, torch.device]]:
-    """What tells that the optimizers' parameters are still the same: those named in run.json, as it says."""
-    tensors = (tensor for optimizer in optimizers for group in optimizer.param_groups for tensor in group["params"])
-    return [(id(tensor), tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
-
-
-def _ids(optimizer: Optimizer) -> list[int]:
-    return [id(tensor) for group in optimizer.param_groups for tensor in group["params"]]

@@ -19,9 +19,11 @@ OPTIMIZER_FILE = Optimizer.profile_hook_step.__code__.co_filename
 """Where the function lies that calls the hooks."""
 
 
-def refuse_graph_capture(tensors: Sequence[Tensor]) -> None:
+def refuse_graph_capture(
+    tensors: Sequence[Tensor], capturing: Callable[[], bool] = torch.cuda.is_current_stream_capturing
+) -> None:
     """Raise where the step is being captured into a CUDA graph, before anything of ours gets into it."""
-    if any(tensor.device.type == "cuda" for tensor in tensors) and torch.cuda.is_current_stream_capturing():
+    if any(tensor.device.type == "cuda" for tensor in tensors) and capturing():
         raise TrajectoryError(
             "the optimizer's step is being captured into a CUDA graph, whose replays call no hook, so none of its steps"
             " can be recorded; capture only the model (forward and backward), or step without a graph"

@@ -61,6 +61,7 @@ def _of_run(run: Run, analyses: Mapping[str, Analysis]) -> list[str]:
     if run.skipped:
         listed = "; ".join(str(finding) for finding in run.skipped)
         texts.append(f"{several(len(run.skipped), 'damaged part')} left out: {listed}")
+    texts += _partly_recorded(run)
     if any("optimizer" in session for session in run.metadata["sessions"]):
         texts.append(
             "it was resumed with another optimizer or other hyperparameters; run.json has those of each session"
@@ -69,6 +70,17 @@ def _of_run(run: Run, analyses: Mapping[str, Analysis]) -> list[str]:
     if waited >= NOTED_WAIT:
         texts.append(f"the training waited {waited:.1f} s for the recorder")
     return texts + _nonfinite_tensors(run, analyses.get("dynamics")) + _nonfinite_scalars(run, analyses.get("loss"))
+
+
+def _partly_recorded(run: Run) -> list[str]:
+    """What of the trajectory its tensors leave out."""
+    texts = []
+    if run.selection and run.columns:
+        texts.append(f"its tensors hold {run.selection}, and metrics of them are of these alone")
+    if run.columns and len(run.steps) < run.n_steps:
+        schedule = run.metadata.get("schedule", "schedule unknown")
+        texts.append(f"its tensors are of {len(run.steps):,} of {run.n_steps:,} steps ({schedule})")
+    return texts
 
 
 def _nonfinite_tensors(run: Run, analysis: Analysis | None) -> list[str]:

@@ -120,6 +120,12 @@ def _environment(*names: str) -> Callable[[Run], str]:
     return get
 
 
+def _recorded(run: Run) -> str:
+    """Columns, whose and which coordinates, and at which steps."""
+    saved = " + ".join(run.columns) or "scalars only"
+    return f"{saved}{f' of {run.selection}' * bool(run.selection)}, {run.metadata.get('schedule', 'unknown schedule')}"
+
+
 _FACTS: dict[str, Callable[[Run], str]] = {
     "optimizer": lambda run: str(run.metadata.get("optimizer", {}).get("class", "")),
     "hyperparameters": hyperparameters,
@@ -127,9 +133,7 @@ _FACTS: dict[str, Callable[[Run], str]] = {
     "problem": lambda run: run.problem,
     "data": lambda run: str(run.metadata.get("problem", {}).get("data", "")),
     "parameters": lambda run: f"{run.n_values:,} values in {several(len(run.shapes), 'tensor')}",
-    "recorded": lambda run: (
-        f"{' + '.join(run.columns) or 'scalars only'}, {run.metadata.get('schedule', 'unknown schedule')}"
-    ),
+    "recorded": _recorded,
     "command": lambda run: str(run.metadata.get("command", "")),
     "commit": lambda run: str(run.metadata.get("environment", {}).get("git_commit") or ""),
     "versions": _environment("python", "torch", "trajectory_tools"),

@@ -12,6 +12,10 @@ def network(seed=0, dtype=torch.float32):
     return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).to(dtype)
 
 
+def sgd(model, **options):
+    return torch.optim.SGD(model.parameters(), lr=0.1, **options)
+
+
 def batches(n, seed=1, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
     for _ in range(n):

@@ -217,6 +217,24 @@ def test_runs_that_should_not_be_averaged_are_pointed_out(tmp_path, read, record
     assert "seed 0: it was resumed with another optimizer or other hyperparameters" in page.text
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"subsample": 0.1}, "its tensors hold a random 10 % of the coordinates, and metrics"),
+        ({"projection": 4}, "its tensors hold 4 random projections of each parameter, and metrics"),
+        ({"match": "weight"}, "its tensors hold all coordinates of the parameters that match 'weight', and metrics"),
+        ({"every": 3}, "its tensors are of 2 of 4 steps (every 3 steps)"),
+    ],
+    ids=str,
+)
+def test_a_run_that_holds_only_a_part_says_so(tmp_path, read, record, options, says):
+    record(tmp_path / "whole", 4, label="whole")
+    record(tmp_path / "part", 4, label="part", **options)
+    page = read(tt.write_report([tmp_path / "whole", tmp_path / "part"], tmp_path / "r.html", metrics=["loss"]))
+    assert page.text.count("its tensors") == 1
+    assert says in " ".join(page.text.split())
+
+
 def test_a_killed_run_says_so(tmp_path, read, record):
     description = record(tmp_path / "run").path / "run.json"
     description.write_text(description.read_text().replace('"status": "finished"', '"status": "recording"'))
