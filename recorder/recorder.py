@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trajectory_tools.errors import BadArgument, RecordingFailed, TrajectoryError, UnknownName
+from trajectory_tools.recorder.buffers import Buffers
 from trajectory_tools.recorder.capture import Capture, Captured
 from trajectory_tools.recorder.compiled import uncompiled
 from trajectory_tools.recorder.description import (
@@ -239,6 +240,7 @@ class Recorder:
         self._process = os.getpid()
         self._attached_once = True
         self._deaf = False  # whether it was said that nothing is logged any more
+        self._probe_buffers = Buffers()
         self._probed: tuple[int, set[int | None]] = (-1, set())  # the step, and the batch sizes it was probed with
         if self._records:
             self._open()
@@ -394,6 +396,7 @@ class Recorder:
             self._optimizer,
             name_parameters(self._model if self._model is not None else model, self._optimizers),
             modules,
+            self._probe_buffers,
         )
         if _held(self._optimizers) != self._held:
             self._scan()

@@ -14,6 +14,9 @@ from trajectory_tools.l2o.network import CoordinatewiseLSTM
 from trajectory_tools.l2o.optimizer import LearnedOptimizer
 from trajectory_tools.optimizers import make_optimizer
 from trajectory_tools.recorder import Recorder, room
+from trajectory_tools.recorder.buffers import Buffers
+from trajectory_tools.recorder.flat_space import FlatSpace
+from trajectory_tools.recorder.names import Named
 from trajectory_tools.recorder.probe_updates import Updates
 from trajectory_tools.recorder.snapshot import untouched
 from trajectory_tools.run import open_run
@@ -77,6 +80,10 @@ OPTIMIZERS = {
     "sgd-fused": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=True),
     "counting": Counting,
 }
+
+
+ONE_BY_ONE = ("l2o", "adam-fused", "sgd-fused")
+"""Optimizers that are none of the listed ones, or in a form of theirs that is another computation."""
 
 
 def network(*, norm=True, dtype=torch.float32):
@@ -239,20 +246,35 @@ def test_other_dtypes(tmp_path, name, dtype):
     np.testing.assert_allclose(found.update, np.stack(wanted), **tolerance)
 
 
-def test_the_stacked_step_is_taken_and_is_the_loops(tmp_path):
-    """Both ways must be there to be compared: where one stack differs, the loop takes over."""
-    model = network(norm=False)
-    for name, stacks in {"adam": True, "lion": True, "l2o": False, "adam-fused": False}.items():
-        optimizer = OPTIMIZERS[name](model.parameters())
-        with untouched(optimizer, [model]) as snapshot:
-            updates = Updates(optimizer, snapshot)
-            assert (updates.stack > 1) == stacks
-            gradients = [torch.randn(6, *p.shape) for p in snapshot.parameters]
-            made = [tensor.clone() for tensor in updates.of_stack(gradients, 6)]
-            assert (updates.stack > 1) == stacks
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "counting"])  # which is random
+def test_the_step_over_rows_is_to_the_bit_the_optimizers_own(name):
+    """Also where parameters of two groups have different states, and some have no gradient."""
+    torch.manual_seed(2)
+    model = nn.ModuleList(nn.Linear(5, 4) for _ in range(4))
+    optimizer = OPTIMIZERS[name](model.parameters())
+    if len(optimizer.param_groups[0]["params"]) == 8 and name not in ("l2o", "counting"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.randn(()))], "lr": 0.02})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for step in range(3):
+        for i, p in enumerate(parameters):
+            late = i in (6, 7) and "fused" not in name  # which torch's fused SGD cannot do
+            p.grad = torch.randn_like(p) if not late or step == 2 else None
+        optimizer.step()
+    space = FlatSpace([Named(str(i), p) for i, p in enumerate(parameters)], Buffers())
+    with untouched(optimizer, [model]) as snapshot:
+        for absent in ((), (0, 3)):
+            stacked = [None if i in absent else torch.randn(6, *p.shape) for i, p in enumerate(parameters)]
+            rows = space.rows_of_stack(stacked, 6)
+            updates = Updates(optimizer, snapshot, space)
+            assert (updates.size > 1) == (name not in ONE_BY_ONE)
+            updates.make(rows)
+            assert (updates.size > 1) == (name not in ONE_BY_ONE)
             for i in range(6):
-                for one, of_all in zip(updates.of_one([g[i] for g in gradients]), made, strict=True):
-                    assert torch.equal(one, of_all[i])
+                one = space.rows_of([[None if g is None else g[i] for g in stacked]])
+                own = Updates(optimizer, snapshot, space)
+                own._row_step = None
+                own.make(one)
+                assert torch.equal(rows.updates[i], one.updates[0])
 
 
 def test_step_hooks_neither_fire_nor_count(tmp_path):
