@@ -15,8 +15,8 @@ from trajectory_tools.recorder.snapshot import Snapshot, no_hooks
 
 __all__ = ["Updates", "check_optimizer"]
 
-MAX_STACKED = 2**17
-"""Values in rows that are stepped together: few enough for a core's cache; beyond, no overhead is left to be saved."""
+MAX_STACKED = 2**18
+"""Values in rows that are stepped together: beyond, no overhead is left to be saved."""
 
 
 def check_optimizer(opt: Optimizer) -> None:

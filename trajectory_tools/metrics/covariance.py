@@ -67,7 +67,7 @@ class Covariance(Metric[None, CovarianceState]):
       step's own samples have: noise of estimation alone keeps an overlap below 1;
     - ``cosine`` (update): between the mean update and the negative mean gradient (jackknife);
     - ``noise_scale`` (grad): tr(Σ₁) / |G|² in training samples, Σ₁ the covariance of single samples' gradients
-      (McCandlish et al. 2018, equation 2.9, unbiased as in appendix A.1; jackknife); ``gradient_square`` is |G|²,
+      (McCandlish et al. 2018, unbiased as in appendix A.1; jackknife); ``gradient_square`` is |G|²,
       ``trace_per_sample`` tr(Σ₁) = batch size × trace;
     - ``paper_trace``: Σ_k ‖x_k − m‖² / K with m the update of the mean gradient (of gradients their mean), and
       ``paper_eigenvalue``: the largest eigenvalue of the same by power iteration, as in Sobotka et al. 2023.
