@@ -112,7 +112,7 @@ class RowStep:
         groups = {p: i for i, group in enumerate(self._optimizer.param_groups) for p in group["params"]}
         ends = np.cumsum([0, *self._space.numels]).tolist()
 
-        def alike(place: tuple[int, int]) -> object:
+        def alike(place: tuple[int, int]) -> tuple[int, dict[str, Any], int]:
             """What the parameters of a stretch have in common; the last says that they are neighbours."""
             position, i = place
             state = states.get(tensors[i], {})

@@ -210,7 +210,8 @@ class Moments:
     def centred(self) -> Floats:
         """The centred samples (K, d), all at a time."""
         assert self.samples is not None
-        return self.samples - self.mean
+        assert self.mean is not None
+        return self.samples.astype(np.float64) - self.mean
 
     def spectrum(self, k: int, rng: np.random.Generator) -> Spectrum:
         """Exact, or randomised where there is no Gram matrix."""
