@@ -284,8 +284,11 @@ def _cosine(probes: ProbeSet) -> Number:
     else:
         sums = np.zeros((3, 3, n))  # ⟨x_k, Y⟩, ⟨X, y_k⟩ and ⟨x_k, y_k⟩ of each pair
         for _, (u, g) in column_blocks(probes.update, probes.grad):
-            for i, (x, y) in enumerate(((u, u), (g, g), (u, g))):
-                sums[i] += x @ y.sum(axis=0), y @ x.sum(axis=0), np.einsum("kd,kd->k", x, y)
+            whole_u, whole_g = u.sum(axis=0), g.sum(axis=0)
+            for i, (x, y, whole_x, whole_y) in enumerate(
+                ((u, u, whole_u, whole_u), (g, g, whole_g, whole_g), (u, g, whole_u, whole_g))
+            ):
+                sums[i] += x @ whole_y, y @ whole_x, np.einsum("kd,kd->k", x, y)
         forms = [(left.sum(), left, right, own) for left, right, own in sums]
     whole = np.array([total for total, *_ in forms])
     without = np.stack([total - left - right + own for total, left, right, own in forms])
