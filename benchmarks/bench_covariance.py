@@ -16,7 +16,7 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--samples", type=int, default=2000)
     options.add_argument("--values", type=int, default=15_910)
-    options.add_argument("--pairs", type=int, default=5)
+    options.add_argument("--pairs", type=int, default=3)
     chosen = options.parse_args()
     n, d = chosen.samples, chosen.values
     rng = np.random.default_rng(0)

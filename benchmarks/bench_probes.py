@@ -15,11 +15,12 @@ from torch.func import functional_call, grad, vmap
 from workload import Workload
 
 from trajectory_tools.recorder import Recorder
+from trajectory_tools.recorder.buffers import Buffers
 from trajectory_tools.recorder.flat_space import FlatSpace
 from trajectory_tools.recorder.names import name_parameters
 from trajectory_tools.recorder.probe_gradients import sample_gradients
 from trajectory_tools.recorder.probe_updates import Updates
-from trajectory_tools.recorder.probes import stacks
+from trajectory_tools.recorder.probes import in_rows
 from trajectory_tools.recorder.snapshot import untouched
 
 N_BATCHES = 64
@@ -76,11 +77,12 @@ def main() -> None:  # noqa: PLR0915
         start = time.perf_counter()
         updates = []
         with untouched(optimizer, [model]) as snapshot:
-            made = Updates(optimizer, snapshot)
-            space = FlatSpace(name_parameters(model, optimizer))
+            space = FlatSpace(name_parameters(model, optimizer), Buffers())
+            made = Updates(optimizer, snapshot, space)
             samples = sample_gradients(loss_fn, (x, y), model, snapshot.parameters)
-            for gradients, n in stacks(samples, lambda: made.stack):
-                updates.append(space.of_stack(made.of_stack(gradients, n), n)[0])
+            for rows, _ in in_rows(samples, space, lambda: made.size):
+                made.make(rows)
+                updates.append(rows.updates)
         finish(torch.cat(updates), gram)
         return time.perf_counter() - start
 

@@ -115,8 +115,11 @@ def record(
         ),
     ] = None,
     probe_batches: Annotated[
-        int, typer.Option(help="Mini-batches in a probe; 0: none.", rich_help_panel=OF_PROBLEMS)
-    ] = 64,
+        int | None,
+        typer.Option(
+            help="Mini-batches in a probe; 0: none. (default: 64)", show_default=False, rich_help_panel=OF_PROBLEMS
+        ),
+    ] = None,
     probe_samples: Annotated[
         int, typer.Option(help="Single samples in a probe, beside the mini-batches.", rich_help_panel=OF_PROBLEMS)
     ] = 0,
@@ -361,15 +364,19 @@ def _remove_other_seeds(output: Path, folders: Iterable[Path]) -> None:
             remove_run(path)
 
 
-def _probing(every: int | None, batches: int, samples: int, surrogates: int, sketch: int | None) -> Probing | None:
+def _probing(
+    every: int | None, batches: int | None, samples: int, surrogates: int, sketch: int | None
+) -> Probing | None:
     if every is None:
-        for flag, given in (("samples", samples), ("surrogates", surrogates), ("sketch", sketch)):
+        flags = {"batches": batches, "samples": samples, "surrogates": surrogates, "sketch": sketch}
+        for flag, given in flags.items():
             if given:
                 raise BadArgument(f"--probe-{flag} is given without --probe-every, which says when to probe; give both")
         return None
     from trajectory_tools.experiments.probing import Probing
 
-    return Probing(every=every, batches=batches, samples=samples, surrogates=surrogates, sketch=sketch)
+    n_batches = Probing.batches if batches is None else batches
+    return Probing(every=every, batches=n_batches, samples=samples, surrogates=surrogates, sketch=sketch)
 
 
 def _schedule(every: int, at: str | None, per_decade: int | None, steps: int | None) -> Schedule | None:

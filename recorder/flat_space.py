@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trajectory_tools.recorder.buffers import Buffers
 from trajectory_tools.recorder.names import Named
-from trajectory_tools.recorder.probe_updates import Gradients
 from trajectory_tools.store.rows import RowLayout
 
-__all__ = ["FlatSpace"]
+__all__ = ["FlatSpace", "Gradients", "Present", "Rows", "real"]
+
+Gradients = Sequence[Tensor | None]
+"""The gradient of each parameter."""
+
+Present = NDArray[np.bool_] | None
+"""Which parameters have a gradient; None: all."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples, one behind the other: gradients (n, values that are there), updates (n, d), which are yet to be made.
+
+    ``release`` is to be called when nobody looks at them any more.
+    """
+
+    grads: Tensor
+    present: Present
+    updates: Tensor
+    release: Callable[[], None] | None
+
+    def __len__(self) -> int:
+        return len(self.grads)
 
 
 class FlatSpace:
@@ -22,66 +45,104 @@ class FlatSpace:
     ``numels`` are the values of each parameter, ``layout`` how they stand in rows.
     """
 
-    def __init__(self, named: Sequence[Named]) -> None:
+    def __init__(self, named: Sequence[Named], buffers: Buffers) -> None:
         self.tensors = [each.tensor for each in named]
-        self.numels = [_real(tensor).numel() for tensor in self.tensors]
-        self.dtype = torch.float64 if any(_real(t).dtype == torch.float64 for t in self.tensors) else torch.float32
+        self.numels = [real(tensor).numel() for tensor in self.tensors]
+        self.dtype = torch.float64 if any(real(t).dtype == torch.float64 for t in self.tensors) else torch.float32
         names = (each.name for each in named)
         self.layout = RowLayout.of(dict(zip(names, self.numels, strict=True)), str(self.dtype).removeprefix("torch."))
         self.device = self.tensors[0].device if self.tensors else torch.device("cpu")
         self.sparse: dict[int, int] = {}
         """Parameter → how many of its dimensions are sparse in a gradient; its mean is to be like that, too."""
+        self._buffers = buffers
 
     @property
     def n_values(self) -> int:
         """d."""
         return sum(self.numels)
 
-    def of_one(self, tensors: Gradients) -> tuple[Tensor, NDArray[np.bool_] | None]:
-        """One sample as (1, values that are there), and which parameters are (None: all)."""
-        self.sparse |= {i: t.sparse_dim() for i, t in enumerate(tensors) if t is not None and t.is_sparse}
-        return self.of_stack([None if tensor is None else _real(tensor).unsqueeze(0) for tensor in tensors], 1)
+    def rows_of(self, samples: Sequence[Gradients]) -> Rows:
+        """Rows of samples that have gradients of the same parameters."""
+        self.sparse |= {
+            i: g.sparse_dim() for sample in samples for i, g in enumerate(sample) if g is not None and g.is_sparse
+        }
+        rows = self._rows(len(samples), _present(samples[0]))
+        alike = [of for of in zip(*samples, strict=True) if of[0] is not None]
+        for columns, of in zip(self._columns(rows), alike, strict=True):
+            torch.stack([real(gradient).to(self.device) for gradient in of], out=columns)
+        return rows
 
-    def of_stack(self, stacked: Gradients, n: int) -> tuple[Tensor, NDArray[np.bool_] | None]:
-        """n samples, (n, *shape) of each parameter, as (n, values that are there), and which parameters are."""
-        parts = [
-            _real(tensor).reshape(n, numel).to(self.device, self.dtype)
-            for tensor, numel in zip(stacked, self.numels, strict=True)
-            if tensor is not None
-        ]
-        flat = torch.cat(parts, 1) if parts else torch.empty(n, 0, dtype=self.dtype, device=self.device)
-        return flat, None if len(parts) == len(stacked) else np.array([tensor is not None for tensor in stacked])
+    def rows_of_stack(self, stacked: Gradients, n: int) -> Rows:
+        """Rows of n samples, (n, *shape) of each parameter."""
+        rows = self._rows(n, _present(stacked))
+        there = [gradient for gradient in stacked if gradient is not None]
+        for columns, gradient in zip(self._columns(rows), there, strict=True):
+            columns.copy_(real(gradient).view(columns.shape))
+        return rows
 
-    def whole(self, flat: Tensor, present: NDArray[np.bool_] | None) -> Tensor:
+    def vector(self, tensors: Iterable[Tensor]) -> Tensor:
+        """(d,), the values of the parameters, or of tensors like them."""
+        return torch.cat([real(tensor.detach()).reshape(-1).to(self.device, self.dtype) for tensor in tensors])
+
+    def whole(self, flat: Tensor, present: Present) -> Tensor:
         """(n, d), with 0 for the values that are not there."""
         if present is None:
             return flat
-        there = torch.from_numpy(np.repeat(present, self.numels)).to(flat.device)
         whole = flat.new_zeros(len(flat), self.n_values)
-        whole[:, there] = flat
+        whole[:, torch.from_numpy(np.repeat(present, self.numels)).to(self.device)] = flat
         return whole
 
-    def shaped(self, flat: Tensor, present: NDArray[np.bool_]) -> Gradients:
-        """The rows of (n, d) as the parameters have them, (n, *shape), None for those that are not present."""
+    def split(self, flat: Tensor, present: NDArray[np.bool_]) -> Gradients:
+        """Rows (n, d) as (n, values of the parameter), in its dtype; None for those that are not present."""
+        parts = torch.split(flat, self.numels, 1)
+        return [
+            part.to(real(tensor).dtype) if there else None
+            for part, tensor, there in zip(parts, self.tensors, present, strict=True)
+        ]
+
+    def gradients(self, row: Tensor, present: Present) -> Gradients:
+        """A row (values that are there) as the parameters have it, sparse where samples' gradients were."""
         shaped: list[Tensor | None] = []
-        for part, tensor, there in zip(torch.split(flat, self.numels, 1), self.tensors, present, strict=True):
-            if not there:
+        for i, (tensor, numel) in enumerate(zip(self.tensors, self.numels, strict=True)):
+            if present is not None and not present[i]:
                 shaped.append(None)
-            elif tensor.is_complex():
-                pairs = part.reshape(len(flat), *tensor.shape, 2).to(tensor.device, tensor.real.dtype)
+                continue
+            part, row = row[:numel], row[numel:]
+            if tensor.is_complex():
+                pairs = part.reshape(*tensor.shape, 2).to(tensor.device, tensor.real.dtype)
                 shaped.append(torch.view_as_complex(pairs.contiguous()))
             else:
-                shaped.append(part.reshape(len(flat), *tensor.shape).to(tensor.device, tensor.dtype).contiguous())
+                dense = part.reshape(tensor.shape).to(tensor.device, tensor.dtype)
+                shaped.append(dense.to_sparse(self.sparse[i]) if i in self.sparse else dense)
         return shaped
 
-    def row(self, shaped: Gradients, i: int) -> Gradients:
-        """The i-th sample, sparse where the samples' gradients were."""
-        rows = [None if tensor is None else tensor[i] for tensor in shaped]
-        return [r if r is None or j not in self.sparse else r.to_sparse(self.sparse[j]) for j, r in enumerate(rows)]
+    def _rows(self, n: int, present: Present) -> Rows:
+        d = self.n_values
+        there = d if present is None else int(np.dot(present, self.numels))
+        release = None
+        if self.device.type == "cpu":
+            buffer, release = self._buffers.take(2 * n * d, self.layout.dtype)
+            values = torch.from_numpy(buffer)
+        else:
+            values = torch.empty(2 * n * d, dtype=self.dtype, device=self.device)
+        return Rows(values[: n * there].view(n, there), present, values[n * d :].view(n, d), release)
+
+    def _columns(self, rows: Rows) -> Iterator[Tensor]:
+        """The gradients as (n, *shape) of each parameter that has one."""
+        start = 0
+        for i, (tensor, numel) in enumerate(zip(self.tensors, self.numels, strict=True)):
+            if rows.present is None or rows.present[i]:
+                yield rows.grads[:, start : start + numel].view(len(rows), *real(tensor).shape)
+                start += numel
 
 
-def _real(tensor: Tensor) -> Tensor:
+def real(tensor: Tensor) -> Tensor:
     """The tensor's values as a dense real tensor."""
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _present(gradients: Gradients) -> Present:
+    present = np.array([gradient is not None for gradient in gradients], bool)
+    return None if present.all() else present

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from trajectory_tools.errors import BadArgument
-from trajectory_tools.recorder.probe_updates import Gradients
+from trajectory_tools.recorder.flat_space import Gradients
 from trajectory_tools.store.parts import first_line
 
 __all__ = [

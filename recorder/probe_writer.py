@@ -6,20 +6,15 @@ import math
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from trajectory_tools.recorder.flat_space import FlatSpace
+from trajectory_tools.recorder.flat_space import FlatSpace, Rows
 from trajectory_tools.recorder.probe_updates import Updates
 from trajectory_tools.recorder.sketch import Sketch, inner_products
 from trajectory_tools.store.probe_rows import ProbeRows
-from trajectory_tools.store.rows import StepRows
 from trajectory_tools.store.writer import RunWriter
 
 __all__ = ["SetWriter"]
-
-Present = NDArray[np.bool_] | None
-"""Which parameters have a gradient; None: all."""
 
 
 class SetWriter:
@@ -55,17 +50,17 @@ class SetWriter:
         self._factors = np.random.default_rng([seed, step, batch_size or 0]).standard_normal((n_surrogates, n_samples))
         self._combined = torch.zeros(n_surrogates, space.n_values, dtype=self._exact, device=space.device)
 
-    def take(self, grads: Tensor, present: Present, updates: Tensor) -> None:
-        """Take samples, as rows: gradients (n, values that are there), updates (n, d)."""
-        self._put("batch", self._taken, grads, present, updates)
-        self._ever |= True if present is None else present
-        whole = self._space.whole(grads, present)
+    def take(self, rows: Rows) -> None:
+        """Take samples and their updates."""
+        self._ever |= True if rows.present is None else rows.present
+        whole = self._space.whole(rows.grads, rows.present)
         self._sum += whole.sum(0)
         if len(self._combined):
             exact = whole.to(self._exact)
-            factors = torch.from_numpy(self._factors[:, self._taken : self._taken + len(grads)])
+            factors = torch.from_numpy(self._factors[:, self._taken : self._taken + len(rows)])
             self._combined.addmm_(factors.to(exact), exact)
-        self._taken += len(grads)
+        self._put("batch", self._taken, rows)
+        self._taken += len(rows)
 
     def finish(self) -> None:
         """Make surrogates and mean; the set is complete."""
@@ -73,7 +68,7 @@ class SetWriter:
         if n := len(self._combined):
             sums = torch.from_numpy(self._factors.sum(1, keepdims=True)).to(mean)
             surrogates = self._combined.sub_(sums * mean).div_(math.sqrt(self._n_samples - 1)).add_(mean)
-            size = self._updates.stack
+            size = self._updates.size
             for start in range(0, n, size):
                 self._derive("surrogate", start, surrogates[start : start + size])
         self._derive("mean", 0, mean[None])
@@ -83,27 +78,30 @@ class SetWriter:
 
     def _derive(self, source: str, first: int, flat: Tensor) -> None:
         """What the optimizer makes of these gradients (n, d)."""
-        n, space = len(flat), self._space
-        shaped = space.shaped(flat, self._ever)
-        if n == 1 or space.sparse:
-            each = [space.of_one(self._updates.of_one(space.row(shaped, i)))[0] for i in range(n)]
-            updates = torch.cat(each)
-        else:
-            updates, _ = space.of_stack(self._updates.of_stack(shaped, n), n)
-        grads, present = space.of_stack(shaped, n)
-        self._put(source, first, grads, present, updates)
+        rows = self._space.rows_of_stack(self._space.split(flat, self._ever), len(flat))
+        self._updates.make(rows)
+        self._put(source, first, rows)
 
-    def _put(self, source: str, first: int, grads: Tensor, present: Present, updates: Tensor) -> None:
-        layout, coordinates = self._space.layout, None
-        if self._sketch is not None:
+    def _put(self, source: str, first: int, rows: Rows) -> None:
+        space, sketch = self._space, self._sketch
+        layout, coordinates, release = space.layout, None, rows.release
+        grads, updates = rows.grads, rows.updates
+        if sketch is not None:
             if source != "surrogate":
-                self._kept.append((self._space.whole(grads, present).cpu(), updates.cpu()))
-            layout = self._sketch.layout
-            coordinates = self._sketch.coordinates if source == "mean" else None
-            grads = self._sketch.of(grads, present, self._space.numels)
-            updates = self._sketch.of(updates, None, self._space.numels)
-        columns = {"grad": grads.cpu().numpy(), "update": updates.cpu().numpy()}
-        mask = {} if present is None else {"grad": present}
-        for i in range(len(grads)):
-            rows = StepRows(self._step, layout, {name: values[i] for name, values in columns.items()}, mask)
-            self._writer.put_probe(ProbeRows(rows, source, self._batch_size, first + i, coordinates))
+                self._kept.append((space.whole(grads, rows.present).cpu(), updates.cpu()))
+            layout, release = sketch.layout, None
+            coordinates = sketch.coordinates if source == "mean" else None
+            grads, updates = sketch.of(grads, rows.present, space.numels), sketch.of(updates, None, space.numels)
+        probe = ProbeRows(
+            self._step,
+            layout,
+            grads.cpu().numpy(),
+            updates.cpu().numpy(),
+            source,
+            self._batch_size,
+            first,
+            rows.present,
+            coordinates,
+            release,
+        )
+        self._writer.put_probe(probe)

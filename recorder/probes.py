@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from trajectory_tools.errors import BadArgument
-from trajectory_tools.recorder.flat_space import FlatSpace
+from trajectory_tools.recorder.buffers import Buffers
+from trajectory_tools.recorder.flat_space import FlatSpace, Gradients, Rows
 from trajectory_tools.recorder.names import Named
 from trajectory_tools.recorder.probe_gradients import (
     LossFunction,
@@ -21,7 +22,7 @@ from trajectory_tools.recorder.probe_gradients import (
     leading_size,
     sample_gradients,
 )
-from trajectory_tools.recorder.probe_updates import Gradients, Updates, check_optimizer
+from trajectory_tools.recorder.probe_updates import Updates, check_optimizer
 from trajectory_tools.recorder.probe_writer import SetWriter
 from trajectory_tools.recorder.room import check_room
 from trajectory_tools.recorder.sketch import Sketch
@@ -29,7 +30,7 @@ from trajectory_tools.recorder.snapshot import Snapshot, no_hooks, untouched
 from trajectory_tools.store.size import ProbePlan
 from trajectory_tools.store.writer import RunWriter
 
-__all__ = ["LossFunction", "Mode", "ProbeOptions", "Prober", "stacks"]
+__all__ = ["LossFunction", "Mode", "ProbeOptions", "Prober", "in_rows"]
 
 Mode = Literal["train", "eval"]
 STEPS = "loss_fn steps the optimizer; give a function that only computes the loss of a mini-batch"
@@ -65,7 +66,9 @@ class ProbeOptions:
 class Prober:
     """Probes one optimizer, and hands what it finds to the run's writer."""
 
-    def __init__(self, folder: Path, opt: Optimizer, named: Sequence[Named], modules: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, folder: Path, opt: Optimizer, named: Sequence[Named], modules: Sequence[nn.Module], buffers: Buffers
+    ) -> None:
         check_optimizer(opt)
         if not modules:
             raise BadArgument(
@@ -74,7 +77,7 @@ class Prober:
         self._folder = folder
         self._optimizer = opt
         self._modules = modules
-        self._space = FlatSpace(named)
+        self._space = FlatSpace(named, buffers)
 
     def probe(
         self,
@@ -108,7 +111,7 @@ class Prober:
                 raise BadArgument(
                     f"step {step} has been probed with {size} already; probe it once with each batch size"
                 )
-            updates = Updates(self._optimizer, snapshot)
+            updates = Updates(self._optimizer, snapshot, self._space)
             to = SetWriter(
                 writer,
                 self._space,
@@ -124,10 +127,10 @@ class Prober:
                 samples = self._of_batches(loss_fn, given, options, batch_size, snapshot)
             else:
                 samples = self._of_samples(loss_fn, given, options.samples, snapshot)
-            for gradients, n in stacks(samples, lambda: updates.stack):
-                taken = self._measured(gradients, n, updates)
+            for rows, gradients in in_rows(samples, self._space, lambda: updates.size):
+                updates.make(rows, gradients)
                 probed.add(batch_size)  # from here on there are rows of it
-                to.take(*taken)
+                to.take(rows)
             to.finish()
 
     def _of_batches(
@@ -150,14 +153,6 @@ class Prober:
         for gradients, n in sample_gradients(loss_fn, batch, model, snapshot.parameters):
             snapshot.restore_buffers()
             yield gradients, n
-
-    def _measured(self, gradients: Gradients, n: int | None, updates: Updates) -> tuple[Tensor, Any, Tensor]:
-        """(gradients, which parameters have one, updates) as rows, of n stacked samples or of one."""
-        if n is None:
-            made, _ = self._space.of_one(updates.of_one(gradients))
-            return *self._space.of_one(gradients), made
-        made, _ = self._space.of_stack(updates.of_stack(gradients, n), n)
-        return *self._space.of_stack(gradients, n), made
 
     def _sketch(self, options: ProbeOptions) -> Sketch | None:
         if options.sketch is None:
@@ -184,34 +179,32 @@ Sample = tuple[Gradients, int | None]
 """The gradients of n samples, (n, *shape) for each parameter; or of one, in the parameters' shapes, and None."""
 
 
-def stacks(samples: Iterable[Sample], size: Callable[[], int]) -> Iterator[Sample]:
-    """The samples, as many of them stacked as the optimizer takes at a time, where they can be."""
+def in_rows(
+    samples: Iterable[Sample], space: FlatSpace, size: Callable[[], int]
+) -> Iterator[tuple[Rows, Gradients | None]]:
+    """The samples in rows, ``size`` at a time where they can be; beside a row of its own its gradients as they were."""
     waiting: list[Gradients] = []
     for gradients, n in samples:
         if n is not None:
-            start = 0
-            while start < n:
-                stop = min(start + size(), n)
-                yield [None if g is None else g[start:stop] for g in gradients], stop - start
-                start = stop
+            at_a_time = size()
+            for start in range(0, n, at_a_time):
+                part = [None if g is None else g[start : start + at_a_time] for g in gradients]
+                yield space.rows_of_stack(part, min(at_a_time, n - start)), None
             continue
         waiting.append(gradients)
         if len(waiting) >= size():
-            yield from _stacked(waiting)
+            yield from _together(waiting, space)
             waiting = []
-    yield from _stacked(waiting)
+    yield from _together(waiting, space)
 
 
-def _stacked(samples: Sequence[Gradients]) -> Iterator[Sample]:
-    """Stacked into one; one by one where parameters are without gradient in some of them, or it is sparse."""
-    alike = len(samples) > 1
-    for of_one in zip(*samples, strict=True) if alike else ():
-        there = [gradient is not None and gradient.layout is torch.strided for gradient in of_one]
-        alike &= all(there) or all(gradient is None for gradient in of_one)
-    if alike:
-        yield [None if of[0] is None else torch.stack(of) for of in zip(*samples, strict=True)], len(samples)
+def _together(samples: Sequence[Gradients], space: FlatSpace) -> Iterator[tuple[Rows, Gradients | None]]:
+    """In one; one by one where parameters are without gradient in some of them, or it is sparse."""
+    kinds = {tuple(None if gradient is None else gradient.layout for gradient in sample) for sample in samples}
+    if len(samples) > 1 and len(kinds) == 1 and set(*kinds) <= {None, torch.strided}:
+        yield space.rows_of(samples), None
     else:
-        yield from ((gradients, None) for gradients in samples)
+        yield from ((space.rows_of([gradients]), gradients) for gradients in samples)
 
 
 def _batch_size(batches: Any, options: ProbeOptions) -> int | None:

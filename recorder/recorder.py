@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trajectory_tools.errors import BadArgument, RecordingFailed, TrajectoryError, UnknownName
+from trajectory_tools.recorder.buffers import Buffers
 from trajectory_tools.recorder.capture import Capture
 from trajectory_tools.recorder.captures import Captures
 from trajectory_tools.recorder.description import (
@@ -243,6 +244,7 @@ class Recorder:
         self._process = os.getpid()
         self._attached_once = True
         self._deaf = False  # whether it was said that nothing is logged any more
+        self._probe_buffers = Buffers()
         session = self._open() if self._records else None
         first = self._start_step
         self._steps.begin(session, (session.next_step if session else 0) if first is None else first)
@@ -390,6 +392,7 @@ class Recorder:
             self._optimizers[0],
             name_parameters(self._model if self._model is not None else model, self._optimizers),
             modules,
+            self._probe_buffers,
         )
         if self._captures.outdated():
             self._refresh()

@@ -55,11 +55,13 @@ class Snapshot:
                 container.update(hooks)
             else:
                 container[:] = content
-        _restore(self._stepped)
+        for copy in self._stepped:
+            copy.restore()
 
     def restore_buffers(self) -> None:
         """As before any forward pass."""
-        _restore(self._buffers)
+        for copy in self._buffers:
+            copy.restore()
 
     def _walk(self, container: Any, found: dict[Tensor, None]) -> None:
         """Note what the container holds, and find the tensors in it and below."""
@@ -85,17 +87,12 @@ class _Copy:
         self._memory = tensor.detach()
         self._values = self._memory.clone()
 
+    @torch.no_grad()
     def restore(self) -> None:
         """The same values in the same memory."""
         if self._memory.layout is torch.strided and self.tensor.data_ptr() != self._memory.data_ptr():
             self.tensor.data = self._memory
         self._memory.copy_(self._values)
-
-
-def _restore(copies: Iterable[_Copy]) -> None:
-    with torch.no_grad():
-        for copy in copies:
-            copy.restore()
 
 
 def _optimizers(opt: Optimizer) -> list[Optimizer]:

@@ -20,11 +20,9 @@ WIDTH = 10.0
 """Of every figure, in inches."""
 
 
-def grid_of_axes(
-    canvas: Canvas, count: int, *, columns: int = 3, height: float = 2.5, share: bool = False
-) -> list[Axes]:
+def grid_of_axes(canvas: Canvas, count: int, *, height: float = 2.5, share: bool = False) -> list[Axes]:
     """``count`` axes in rows; ``share`` gives them one x and one y axis."""
-    columns = columns_of(count, columns)
+    columns = columns_of(count)
     rows = -(-count // columns)
     canvas.set_size_inches(WIDTH, rows * (height if columns > 1 else height + 0.4) + 0.3)
     shared: Literal["all", "none"] = "all" if share else "none"
@@ -37,9 +35,9 @@ def grid_of_axes(
     return list(grid[:count])
 
 
-def columns_of(count: int, columns: int = 3) -> int:
-    """Into how many columns ``grid_of_axes`` puts so many axes."""
-    return max(1, min(columns, count))
+def columns_of(count: int) -> int:
+    """Into how many columns ``grid_of_axes`` puts so many axes: three, but four axes are two by two."""
+    return 2 if count == 4 else max(1, min(3, count))
 
 
 def step_axis(axes: Axes) -> None:

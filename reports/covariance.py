@@ -115,9 +115,7 @@ def noise(frame: pd.DataFrame) -> Figure:
         " much larger ones"
         " hardly. It usually rises as the gradient falls. The intervals (in the sentence above and in the"
         " metric's frame) are a jackknife's over mini-batches.",
-        formula="tr(Σ₁) / |G|², Σ₁ = batch size ×"
-        " Σ, |G|² = ‖ḡ‖² − tr(Σ) / K (McCandlish et al. 2018, equation 2.9 and"
-        " appendix A.1)",
+        formula="tr(Σ₁) / |G|², Σ₁ = batch size × Σ, |G|² = ‖ḡ‖² − tr(Σ) / K (McCandlish et al. 2018, appendix A.1)",
         data=curves.data,
         paint=curves.paint,
         finding=f"Median over the probed steps, with the median 95 % interval, in training samples: {listed(said)}."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from trajectory_tools.reports.axes import grid_of_axes, step_axis
+from trajectory_tools.reports.axes import columns_of, grid_of_axes, step_axis
 from trajectory_tools.reports.style import MUTED, RunStyle
 from trajectory_tools.reports.words import one_line
 
@@ -53,20 +53,19 @@ def paint_panels(  # noqa: PLR0917
     style: RunStyle,
 ) -> None:
     """``data``: panel, label, series, step, value, low, high; the panels in the order of ``titles``."""
-    columns = 3 if len(titles) != 4 else 2
-    grid = grid_of_axes(canvas, len(titles), columns=columns, height=2.4)
+    grid = grid_of_axes(canvas, len(titles), height=2.4)
     for axes, (panel, title) in zip(grid, titles.items(), strict=True):
         part = data[data["panel"] == panel]
         for layer in layers:
             _draw(axes, part[part["series"] == layer.series], layer, style)
         axes.set_title(title)
         step_axis(axes)
-    for axes in grid[::columns]:
-        axes.set_ylabel(ylabel)
         low, high = axes.get_ylim()
         middle = (low + high) / 2
         half = max(high - low, LEAST_SPAN) / 2
         axes.set_ylim(middle - half, middle + half if top is None else top)
+    for axes in grid[:: columns_of(len(titles))]:
+        axes.set_ylabel(ylabel)
     _legend(canvas, [layer for layer in layers if (data["series"] == layer.series).any()])
 
 

@@ -42,6 +42,7 @@ from commands import refused, traj
         ("record mnist-mlp --data-dir empty", "--data-dir"),
         ("record digits-mlp -o /proc/nowhere", "cannot record into /proc/nowhere"),
         ("record digits-mlp --probe-samples 4", "--probe-samples is given without --probe-every"),
+        ("record digits-mlp --probe-batches 4", "--probe-batches is given without --probe-every"),
         ("record digits-mlp --probe-every 0", "every is 0"),
         ("record digits-mlp --probe-every 5 --probe-batches 1", "batches is 1"),
         ("record quadratic --probe-every 5 --probe-samples 4", "its loss is deterministic"),

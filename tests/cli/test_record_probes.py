@@ -37,3 +37,9 @@ def test_a_sketch_is_small(tmp_path):
         cwd=tmp_path,
     )
     assert json.loads(answer.stdout) == [*[{"source": "batch", "n": 4}] * 3, {"source": "mean", "n": 4}]
+
+
+def test_more_mini_batches_than_there_is_room_for_are_refused_before_one_is_drawn(tmp_path):
+    done = traj(*PROBED[:-4], "--probe-batches", "100000000", "-o", "run", cwd=tmp_path, code=2)
+    assert "a probe of 100,000,000 samples of 1,510 values each takes 1,208.0" in done.stderr
+    assert "record a sketch" in done.stderr

@@ -12,11 +12,10 @@ from scipy.stats import levy_stable
 import trajectory_tools as tt
 from trajectory_tools.errors import BadArgument
 from trajectory_tools.estimators.block import block_length, pooled_block
-from trajectory_tools.estimators.bootstrap import resample_counts
 from trajectory_tools.estimators.ecf import POINTS, covariance_of_points, ecf_alpha, ecf_resampled
 from trajectory_tools.estimators.mcculloch import mcculloch_alpha, mcculloch_resampled
 from trajectory_tools.estimators.null import gaussian_twins
-from trajectory_tools.estimators.stable_density import stable_quantile
+from trajectory_tools.estimators.stable_density import stable_pdf, stable_quantile
 
 # Three times the root mean square errors that the README gives for n = 10^4: a wrong formula is far outside.
 TOLERANCE = {"ecf": 0.05, "mcculloch": 0.1, "pooled-block": 0.33}
@@ -35,15 +34,26 @@ def test_the_alpha_that_was_drawn_is_found(estimator, alpha):
     assert (found.n_samples, found.n_coordinates, found.note) == (10_000, 1, "")
 
 
-def test_intervals_cover():
+@pytest.mark.parametrize("alpha", [1.5, 1.95])
+@pytest.mark.parametrize("estimator", ["ecf", "mcculloch", "pooled-block"])
+def test_intervals_cover(estimator, alpha):
     """95 % intervals of 60 samples: between 51 and 60 of them hold the truth, but for one in a thousand tests."""
-    x = stable(1.5, (2000, 60), seed=3)
-    counts = resample_counts(2000, 100, np.random.default_rng(1))
-    for measure, again in ((ecf_alpha, ecf_resampled), (mcculloch_alpha, mcculloch_resampled)):
-        error = again(x, counts).std(axis=0, ddof=1)
-        assert (np.abs(measure(x) - 1.5) < 1.96 * error).sum() >= 51
-    covered = [found.low < 1.5 < found.high for c in x.T for found in [tt.tail_index(c, estimator="pooled-block")]]
-    assert sum(covered) >= 51
+    found = [tt.tail_index(column, estimator=estimator) for column in stable(alpha, (2000, 60), seed=3).T]
+    assert sum(one.low <= alpha <= one.high for one in found) >= 51
+
+
+def test_mcculloch_has_its_asymptotic_accuracy():
+    """Its standard deviation by the delta method, from the covariance p (1 − r) / f(x_p) f(x_r) of sample quantiles."""
+    alpha, n, levels = 0.8, 10_000, np.array([0.05, 0.25, 0.75, 0.95])
+    x = stable_quantile(levels, alpha)
+    f = stable_pdf(x, alpha)
+    covariance = np.minimum.outer(levels, levels) * (1 - np.maximum.outer(levels, levels)) / np.outer(f, f) / n
+    by_quantile = np.array([-1, 0, 0, 1]) / (x[3] - x[0]) - np.array([0, -1, 1, 0]) / (x[2] - x[1])  # of log ν
+    near = stable_quantile(levels[2:], alpha - 1e-3), stable_quantile(levels[2:], alpha + 1e-3)
+    by_alpha = np.diff([np.log(q[1] / q[0]) for q in near])[0] / 2e-3
+    error = np.sqrt(by_quantile @ covariance @ by_quantile) / abs(by_alpha)
+    assert error == pytest.approx(0.0120, abs=5e-5)
+    assert mcculloch_alpha(stable(alpha, (n, 200))).std() == pytest.approx(error, rel=0.15)  # 3 standard errors
 
 
 def naive_ecf(x):

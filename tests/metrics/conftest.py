@@ -39,3 +39,14 @@ def walked(folder):
     run = runs.write_run(folder / "walk", *runs.walk(24), steps=range(24), parts=6)
     assert len(run.parts("tensors")) >= 5
     return run
+
+
+@pytest.fixture(scope="session")
+def odd(folder):
+    return runs.write_run(folder / "odd", *runs.odd_arrays(), steps=range(12), parts=6)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A run of the test's own, to be changed."""
+    return runs.write_run(tmp_path / "own", *runs.walk(6), steps=range(6), parts=3)

@@ -28,6 +28,12 @@ SHAPES = {
 }
 
 
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+
+NAMES = ["loss", "symmetry", "histogram", "dynamics"]
+"""The metrics of tensors and scalars."""
+
+
 def write_run(path, param, grad, update, *, steps, symmetries=GROUPS, parts=1, seed=0, scalars=None, **session):
     """A run of these arrays, parameter → (n, *shape); one that is NaN throughout a step is None there."""
     columns = {"param": param, "grad": grad, "update": update}
@@ -204,3 +210,13 @@ def naive_conserved(group, w):
         return sum(float(w[name].sum()) for name, _ in group["in"])
     plus = sum(float((w[name] ** 2).sum()) for name, _ in group["in"])
     return plus - sum(float((w[name] ** 2).sum()) for name, _ in group.get("out", []))
+
+
+def odd_arrays(n=12):
+    """A walk with gradients that are None, NaN and infinite, and updates that overflow."""
+    param, grad, update = walk(n, seed=4)
+    grad["next"][3:5] = np.nan
+    grad["skip"][6, 0, 0] = np.inf
+    update["far"][7, 0, 0, 0] = np.inf
+    update["far"][8, 0, 0, 0] = 0  # 0 · ∞, across the end of a part
+    return param, grad, update

@@ -9,7 +9,7 @@ from making import SHAPES, described, layout_of, record, rows_at, scalars_at, va
 from trajectory_tools.errors import DamagedPart, MissingData
 from trajectory_tools.run import open_run
 from trajectory_tools.store.probe_rows import ProbeRows, ProductRows
-from trajectory_tools.store.rows import RowLayout, StepRows
+from trajectory_tools.store.rows import RowLayout
 from trajectory_tools.store.schema import MAX_ROW_VALUES, ROW_GROUP_VALUES
 from trajectory_tools.store.session import Session
 from trajectory_tools.store.size import ProbePlan, RunSize
@@ -27,9 +27,9 @@ def put_set(session, step, n_samples, *, batch_size=8, n_surrogates=0, seed=0, l
     for source, n in {"batch": n_samples, "surrogate": n_surrogates, "mean": int(mean)}.items():
         grad, update = generator.standard_normal((2, n, width)).astype(layout.dtype)
         written[source] = (grad, update)
-        for i in range(n):
-            rows = StepRows(step, layout, {"grad": grad[i], "update": update[i]})
-            session.writer.put_probe(ProbeRows(rows, source, batch_size, i))
+        for first in range(0, n, 2):
+            here = slice(first, first + 2)
+            session.writer.put_probe(ProbeRows(step, layout, grad[here], update[here], source, batch_size, first))
     if end:
         session.writer.end_probes()
     return written
@@ -168,10 +168,9 @@ def test_products_are_found_by_step_and_batch_size(tmp_path):
     for step in (0, 5):
         for size in (1, 8):
             for source, n in {"batch": 3, "mean": 1}.items():
-                for i in range(n):
-                    grad, update = generator.standard_normal((2, 3)).astype("float32")
-                    rows = StepRows(step, layout, {"grad": grad, "update": update})
-                    session.writer.put_probe(ProbeRows(rows, source, size, i, chosen if source == "mean" else None))
+                grad, update = generator.standard_normal((2, n, 3)).astype("float32")
+                coordinates = chosen if source == "mean" else None
+                session.writer.put_probe(ProbeRows(step, layout, grad, update, source, size, coordinates=coordinates))
             wanted[step, size] = generator.standard_normal((3, 4, 4))
             session.writer.put_products(ProductRows(step, size, *wanted[step, size]))
         session.writer.end_probes()

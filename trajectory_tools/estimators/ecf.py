@@ -48,14 +48,14 @@ def ecf_alpha(x: Floats) -> Floats:
     for part in _columns(x.shape[1]):
         squares = np.stack([_square(one.mean(axis=0)) for one in _waves(standard[:, part])])
         found[part] = _slopes(_unbiased(squares, n))
-    return found
+    return np.minimum(found, 2.0)
 
 
 def ecf_resampled(x: Floats, counts: Floats) -> Floats:
     """The same of bootstrap samples in which sample k stands ``counts[b, k]`` times: (resamples, coordinates).
 
     Standardised as the whole: the scale cancels from the slope. The mean of |φ̂*|² over resamples is biased once more
-    than |φ̂|², so that the correction is made twice.
+    than |φ̂|², so that the correction is made twice. Not cut to 2, which would make their spread too small near it.
     """
     n, weights = len(x), counts / len(x)
     standard = _standardized(x)
@@ -99,7 +99,7 @@ def slope_weights() -> Floats:
 
 
 def _slopes(squares: Floats) -> Floats:
-    """From |φ̂|² (points, coordinates) to α (coordinates,)."""
+    """From |φ̂|² (points, coordinates) to the slope (coordinates,)."""
     y = np.log(-np.log(np.clip(squares, 1e-3, 1 - 1e-15)))
     weights = slope_weights()
     alpha = weights[len(GRID) * 3 // 4] @ y
@@ -108,7 +108,7 @@ def _slopes(squares: Floats) -> Floats:
         i = np.minimum(at.astype(np.int64), len(GRID) - 2)
         upper = at - i
         alpha = np.einsum("cp,pc->c", weights[i] * (1 - upper)[:, None] + weights[i + 1] * upper[:, None], y)
-    return np.minimum(alpha, 2.0)
+    return alpha
 
 
 def _standardized(x: Floats) -> Floats:

@@ -40,9 +40,10 @@ class NoiseScale:
 
 
 def noise_scale(squares: Floats, row_sums: Floats, *, batch_size: int, confidence: float = 0.95) -> NoiseScale:
-    """B_simple = tr(Σ) / |G|² (McCandlish et al. 2018, arXiv 1812.06162, equation 2.9), unbiased above and below.
+    """B_simple = tr(Σ) / |G|² (McCandlish et al. 2018, arXiv 1812.06162: the simple noise scale), both parts unbiased.
 
-    The paper's appendix A.1 estimates both from the norms of gradients of two batch sizes,
+    The gradient of a mini-batch of B independent samples has E |G_B|² = |G|² + tr(Σ) / B, so two batch sizes give both
+    parts, as in the paper's appendix A.1:
     |G|² ← (B_big |G_big|² − B_small |G_small|²) / (B_big − B_small) and tr(Σ) ← (|G_small|² − |G_big|²) / (1/B_small −
     1/B_big). With B_small = b, the mean square over K mini-batches for |G_small|² and their mean for G_big, B_big = K
     b, this is |G|² = ‖ḡ‖² − t / K, the mean of ⟨g_i, g_j⟩ over i ≠ j, and tr(Σ) = b t, with t the trace of the sample

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 __all__ = [
     "Spectrum",
     "centred_gram",
+    "column_blocks",
     "effective_rank",
     "gram_spectrum",
     "halves_overlap",
@@ -22,6 +24,9 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
+
+BLOCK = 2**12
+"""Columns that are converted to float64 at a time."""
 
 OVERSAMPLING = 10
 SWEEPS = 4
@@ -48,6 +53,14 @@ class Spectrum:
     leading: Floats
     vectors: Floats
     eigenvalues: Floats | None
+
+
+def column_blocks(*samples: NDArray[np.floating]) -> Iterator[tuple[slice, list[Floats]]]:
+    """Which columns, and these columns of each of the arrays (n, d), as float64."""
+    d = samples[0].shape[1]
+    for start in range(0, d, BLOCK):
+        columns = slice(start, min(start + BLOCK, d))
+        yield columns, [x[:, columns].astype(np.float64) for x in samples]
 
 
 def centred_gram(products: Floats) -> Floats:
@@ -111,10 +124,14 @@ def effective_rank(spectrum: Spectrum) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def leading_directions(spectrum: Spectrum, x: Floats) -> Floats:
-    """The unit eigenvectors of Σ that belong to the leading eigenvalues above 0, from the centred samples: (≤ k, d)."""
+def leading_directions(spectrum: Spectrum, x: NDArray[np.floating]) -> Floats:
+    """The unit eigenvectors of Σ that belong to the leading eigenvalues above 0, from the samples: (≤ k, d).
+
+    They need not be centred: the eigenvectors of the centred inner products are orthogonal to the vector of ones.
+    """
     known = spectrum.leading > 1e-12 * max(spectrum.trace, 0.0)
-    directions = spectrum.vectors[:, known].T @ x
+    vectors = spectrum.vectors[:, known].T
+    directions = np.concatenate([vectors @ values for _, (values,) in column_blocks(x)], axis=1)
     norms = np.linalg.norm(directions, axis=1, keepdims=True)
     return directions / norms
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +80,22 @@ class Probing:
             if step >= n_steps or not self(step):
                 return
             if self.batches:
-                recorder.probe(optimizee.loss, [draw(None) for _ in range(self.batches)], **options)
+                recorder.probe(optimizee.loss, Draws(draw, self.batches), **options)
             if self.samples:
                 recorder.probe(optimizee.loss, [draw(self.samples)], samples=self.samples, **options)
 
         return before_step
+
+
+@dataclass(frozen=True)
+class Draws:
+    """So many mini-batches, each drawn when it is asked for: they need not be in memory together."""
+
+    draw: Callable[[int | None], Any]
+    n: int
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.draw(None) for _ in range(self.n))

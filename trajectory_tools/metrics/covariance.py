@@ -18,6 +18,7 @@ from trajectory_tools.estimators.noise_scale import noise_scale
 from trajectory_tools.estimators.spectrum import (
     Spectrum,
     centred_gram,
+    column_blocks,
     effective_rank,
     gram_spectrum,
     halves_overlap,
@@ -66,7 +67,7 @@ class Covariance(Metric[None, CovarianceState]):
       step's own samples have: noise of estimation alone keeps an overlap below 1;
     - ``cosine`` (update): between the mean update and the negative mean gradient (jackknife);
     - ``noise_scale`` (grad): tr(Σ₁) / |G|² in training samples, Σ₁ the covariance of single samples' gradients
-      (McCandlish et al. 2018, equation 2.9, unbiased as in appendix A.1; jackknife); ``gradient_square`` is |G|²,
+      (McCandlish et al. 2018, unbiased as in appendix A.1; jackknife); ``gradient_square`` is |G|²,
       ``trace_per_sample`` tr(Σ₁) = batch size × trace;
     - ``paper_trace``: Σ_k ‖x_k − m‖² / K with m the update of the mean gradient (of gradients their mean), and
       ``paper_eigenvalue``: the largest eigenvalue of the same by power iteration, as in Sobotka et al. 2023.
@@ -139,10 +140,10 @@ class Covariance(Metric[None, CovarianceState]):
         yield from spectrum_numbers(spectrum, n)
         if moments.gram is not None:
             yield "overlap_halves", _alone(halves_overlap(moments.gram, self.k), "a half has too few samples")
-        if moments.centred is None:
+        if moments.samples is None:
             yield "overlap", _alone(math.nan, "a sketch does not hold the directions")
         else:
-            directions = leading_directions(spectrum, moments.centred)
+            directions = leading_directions(spectrum, moments.samples)
             key = kind, probes.batch_size or 0
             state.first[key] = state.last[key] = probes.step, directions
             yield "overlap_chance", _alone(len(directions) / d)
@@ -177,12 +178,12 @@ class Covariance(Metric[None, CovarianceState]):
 class Moments:
     """First and second moments of K samples: what all numbers are made of.
 
-    ``mean`` (d,) and ``centred`` (K, d) are None for a sketch, ``gram`` (K, K), the centred inner products, where there
-    are too many samples for it. ``squares`` (K,) is ‖x_k‖², ``row_sums`` (K,) Σ_j ⟨x_k, x_j⟩, not centred.
+    ``samples`` (K, d) and their ``mean`` (d,) are None for a sketch, ``gram`` (K, K), the centred inner products, where
+    there are too many samples for it. ``squares`` (K,) is ‖x_k‖², ``row_sums`` (K,) Σ_j ⟨x_k, x_j⟩, not centred.
     """
 
+    samples: NDArray[np.floating] | None
     mean: Floats | None
-    centred: Floats | None
     gram: Floats | None
     squares: Floats
     row_sums: Floats
@@ -195,18 +196,26 @@ class Moments:
         if d < probes.n_values:
             products = np.asarray(probes.products[f"{kind}·{kind}"], np.float64)
             return cls(None, None, centred_gram(products), products.diagonal(), products.sum(axis=1))
-        centred = samples.astype(np.float64)
-        mean = centred.mean(axis=0)
-        squares, row_sums = np.einsum("kd,kd->k", centred, centred), n * (centred @ mean)
-        centred -= mean
-        return cls(mean, centred, centred @ centred.T if n <= exact else None, squares, row_sums)
+        mean, squares, row_sums = np.empty(d), np.zeros(n), np.zeros(n)
+        gram = np.zeros((n, n)) if n <= exact else None
+        for columns, (values,) in column_blocks(samples):
+            mean[columns] = values.mean(axis=0)
+            squares += np.einsum("kd,kd->k", values, values)
+            row_sums += n * (values @ mean[columns])
+            if gram is not None:
+                centred = values - mean[columns]
+                gram += centred @ centred.T
+        return cls(samples, mean, gram, squares, row_sums)
+
+    def centred(self) -> Floats:
+        """The centred samples (K, d), all at a time."""
+        assert self.samples is not None
+        assert self.mean is not None
+        return self.samples.astype(np.float64) - self.mean
 
     def spectrum(self, k: int, rng: np.random.Generator) -> Spectrum:
         """Exact, or randomised where there is no Gram matrix."""
-        if self.gram is not None:
-            return gram_spectrum(self.gram, k)
-        assert self.centred is not None
-        return randomized_spectrum(self.centred, k, rng)
+        return randomized_spectrum(self.centred(), k, rng) if self.gram is None else gram_spectrum(self.gram, k)
 
     def resampled_traces(self, counts: Floats) -> Floats:
         """The trace of each bootstrap resample, times n / (n − 1): resamples vary by so much less."""
@@ -215,16 +224,17 @@ class Moments:
             distances = self.gram.diagonal()
             shifts = np.einsum("bk,bk->b", counts @ self.gram, counts) / n
         else:
-            assert self.centred is not None
-            distances = np.einsum("kd,kd->k", self.centred, self.centred)
-            shifts = np.square(counts @ self.centred).sum(axis=1) / n
+            centred = self.centred()
+            distances = np.einsum("kd,kd->k", centred, centred)
+            shifts = np.square(counts @ centred).sum(axis=1) / n
         return (counts @ distances - shifts) * n / (n - 1) ** 2
 
     def from_mean_update(self, probes: ProbeSet) -> tuple[Floats, float]:
         """(a, ‖x̄ − m‖²) of the updates, m the update of the mean gradient."""
-        if self.centred is not None and self.mean is not None and probes.mean_update is not None:
+        if self.samples is not None and self.mean is not None and probes.mean_update is not None:
             shift = self.mean - probes.mean_update
-            return self.centred @ shift, float(shift @ shift)
+            along = sum(values @ shift[columns] for columns, (values,) in column_blocks(self.samples))
+            return along - self.mean @ shift, float(shift @ shift)
         inner = probes.products["mean_update·update"]
         rows = self.row_sums / len(self.row_sums)
         square = rows.mean() - 2 * inner.mean() + probes.products["mean_update·mean_update"]
@@ -272,12 +282,14 @@ def _cosine(probes: ProbeSet) -> Number:
     elif probes.update.shape[1] < probes.n_values:
         return _alone(math.nan, "the sketch has no inner products of updates with gradients")
     else:
-        u, g = (samples.astype(np.float64) for samples in (probes.update, probes.grad))
-        sums = {id(u): u.sum(axis=0), id(g): g.sum(axis=0)}
-        forms = [
-            (sums[id(x)] @ sums[id(y)], y @ sums[id(x)], x @ sums[id(y)], np.einsum("kd,kd->k", x, y))
-            for x, y in ((u, u), (g, g), (u, g))
-        ]
+        sums = np.zeros((3, 3, n))  # ⟨x_k, Y⟩, ⟨X, y_k⟩ and ⟨x_k, y_k⟩ of each pair
+        for _, (u, g) in column_blocks(probes.update, probes.grad):
+            whole_u, whole_g = u.sum(axis=0), g.sum(axis=0)
+            for i, (x, y, whole_x, whole_y) in enumerate(
+                ((u, u, whole_u, whole_u), (g, g, whole_g, whole_g), (u, g, whole_u, whole_g))
+            ):
+                sums[i] += x @ whole_y, y @ whole_x, np.einsum("kd,kd->k", x, y)
+        forms = [(left.sum(), left, right, own) for left, right, own in sums]
     whole = np.array([total for total, *_ in forms])
     without = np.stack([total - left - right + own for total, left, right, own in forms])
     uu, gg, ug = np.column_stack([whole, without])

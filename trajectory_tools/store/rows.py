@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trajectory_tools.store.arrow import dictionary_array, list_array, number_array
 from trajectory_tools.store.schema import MAX_ROW_VALUES, ROW_GROUP_VALUES, VALUE_COLUMNS, tensors_schema
 
-__all__ = ["RowLayout", "StepRows", "list_column", "row_groups", "row_spans"]
+__all__ = ["Floats", "RowLayout", "StepRows", "list_column", "row_groups", "row_spans"]
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 

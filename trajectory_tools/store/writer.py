@@ -136,9 +136,9 @@ class RunWriter:
         """Hand over one step's scalars."""
         self._put("scalars", row, ScalarBatch.size(row), ScalarBatch)
 
-    def put_probe(self, sample: ProbeRows) -> None:
-        """Hand over one sample of a probe; call ``end_probes`` when the last one of the step is handed over."""
-        self._put("probes", sample, ProbeBatch.size(sample), ProbeBatch, within_step=True)
+    def put_probe(self, rows: ProbeRows) -> None:
+        """Hand over samples of a probe; call ``end_probes`` when the last ones of the step are handed over."""
+        self._put("probes", rows, ProbeBatch.size(rows), ProbeBatch, within_step=True)
 
     def put_products(self, rows: ProductRows) -> None:
         """Hand over the inner products of a probe."""
