@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from trajectory_tools.errors import (
     BadArgument,
-    DamagedPart,
     MissingData,
     NotARun,
     UnknownName,
@@ -21,20 +20,16 @@ from trajectory_tools.errors import (
 )
 from trajectory_tools.store.chunks import Chunk, read_chunks
 from trajectory_tools.store.metadata import RUN_FILE, read_metadata
-from trajectory_tools.store.parts import ADVICE, Part, committed_parts, read_manifest
+from trajectory_tools.store.parts import Part, committed_parts, read_manifest
 from trajectory_tools.store.probe_reading import read_probe_sets
 from trajectory_tools.store.probe_set import ProbeSet
 from trajectory_tools.store.projection import Projection
 from trajectory_tools.store.schema import (
     TABLES,
     VALUE_COLUMNS,
-    probe_products_schema,
-    probes_schema,
-    scalars_schema,
-    stats_schema,
-    tensors_schema,
 )
 from trajectory_tools.store.selection import Selection, sampled_coordinates
+from trajectory_tools.store.sql import execute
 from trajectory_tools.store.verify import Finding, damaged_parts
 from trajectory_tools.symmetry import SymmetryGroup
 
@@ -42,7 +37,6 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
     import pyarrow as pa
-    import pyarrow.dataset as ds
 
 __all__ = ["KILLED", "Run", "Runs", "Steps", "find_runs", "open_run"]
 
@@ -50,15 +44,6 @@ Steps = int | slice | Sequence[int] | NDArray[np.int64]
 """Step numbers: one, some, or a slice ``start:stop:stride`` of them."""
 
 Damaged = Literal["error", "skip"]
-
-EMPTY: dict[str, Callable[[], pa.Schema]] = {
-    "scalars": scalars_schema,
-    "tensors": lambda: tensors_schema("float32"),
-    "stats": stats_schema,
-    "probes": lambda: probes_schema("float32"),
-    "probe_products": probe_products_schema,
-}
-"""What stands in for a table without parts, so that a query of an empty run has an empty answer."""
 
 KILLED = "interrupted (was killed)"
 """The status of a run whose recorder is gone without having said how it ended."""
@@ -337,56 +322,8 @@ class Run:
         return self._execute(lambda connection: connection.sql(sql).to_arrow_table())
 
     def _execute(self, fetch: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
-        import duckdb
-        import pyarrow as pa
-
-        with duckdb.connect() as connection:
-            try:
-                for table in TABLES:
-                    sessions = self._datasets(table)
-                    for session, dataset in sessions.items():
-                        connection.register(f"{table}_{session}", dataset)
-                    if sessions:
-                        selects = (self._select_current(table, session) for session in sessions)
-                        connection.execute(f"CREATE VIEW {table} AS {' UNION ALL BY NAME '.join(selects)}")
-                    elif table in EMPTY:
-                        connection.register(table, EMPTY[table]().empty_table())
-                # A query is often pasted: it sees the run, and neither reads nor writes any other file.
-                connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-                return fetch(connection)
-            except duckdb.Error as error:
-                if "checksum" in str(error).lower() or "corrupt" in str(error).lower():
-                    raise DamagedPart(f"a part of {self.path} is damaged: {error}; {ADVICE}") from error
-                raise BadArgument(f"the query failed: {str(error).strip()}") from error
-            except (OSError, pa.ArrowException) as error:
-                raise DamagedPart(f"a part of {self.path} cannot be read: {error}; {ADVICE}") from error
-
-    def _select_current(self, table: str, session: int) -> str:
-        """The session's rows that no later session superseded."""
-        end = self.superseded_from.get(session)
-        return f"SELECT * FROM {table}_{session}" + ("" if end is None else f" WHERE step < {end}")
-
-    def _datasets(self, table: str) -> dict[int, ds.Dataset]:
-        """Session → its parts. Read through Arrow, which verifies the page checksums that DuckDB's reader skips."""
-        import pyarrow as pa
-        import pyarrow.dataset as ds
-        from pyarrow.fs import LocalFileSystem
-
-        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-        parquet = ds.ParquetFileFormat(default_fragment_scan_options=checked)
-        sessions: dict[int, list[Part]] = {}
-        for part in self.parts(table):
-            sessions.setdefault(part.id.session, []).append(part)
-        datasets = {}
-        for session, parts in sessions.items():
-            schemas = []
-            for part in parts:
-                with part.open(self.path, self.run_id) as file:
-                    schemas.append(file.schema_arrow)
-            fragments = [parquet.make_fragment(str(self.path / part.file), LocalFileSystem()) for part in parts]
-            schema = pa.unify_schemas(schemas, promote_options="permissive")
-            datasets[session] = ds.FileSystemDataset(fragments, schema, parquet, LocalFileSystem())
-        return datasets
+        tables = {table: self.parts(table) for table in TABLES}
+        return execute(fetch, self.path, self.run_id, tables, self.superseded_from)
 
     def _steps_of(self, table: str) -> NDArray[np.int64]:
         found = [np.empty(0, np.int64)]
