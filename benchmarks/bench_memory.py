@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from pairs import machine, report
+from tools import own_peak_mb
 from workload import Workload
 
 from trajectory_tools.recorder import Recorder
@@ -34,7 +34,7 @@ def train(steps: int, recorded: bool) -> None:
                 workload.train(steps, recorder.log)
     else:
         workload.train(steps)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(own_peak_mb())
 
 
 def main() -> None:

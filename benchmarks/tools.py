@@ -26,7 +26,7 @@ from models import MODELS, Training
 from trajectory_tools.recorder import Recorder
 from trajectory_tools.run import open_run
 
-__all__ = ["TOOLS", "added_memory", "ours", "quietly", "torch_save", "waits"]
+__all__ = ["TOOLS", "added_memory", "ours", "own_peak_mb", "quietly", "torch_save", "waits"]
 
 Timed = Callable[[Training, Path, int], float]
 """Seconds of so many steps of a training that is recorded into a folder."""
@@ -162,6 +162,12 @@ def peak_mb(model: str, tool: str, steps: int) -> float | None:
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
+def own_peak_mb() -> float:
+    """Of this process; unlike ru_maxrss, which begins with the peak of the process that started it."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
+
 def main(model: str, tool: str, steps: str) -> None:
     training = MODELS[model]()
     with quietly() as folder:
@@ -169,9 +175,7 @@ def main(model: str, tool: str, steps: str) -> None:
             training.train(int(steps))
         else:
             TOOLS[tool](training, folder, int(steps))
-    # Not ru_maxrss, which begins with the peak of the process that started this one.
-    status = Path("/proc/self/status").read_text().splitlines()
-    print(next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")))
+    print(own_peak_mb())
 
 
 if __name__ == "__main__":

@@ -217,7 +217,8 @@ def record(
     }
     if dry_run:
         experiment = Experiment(made, optimizer, optimizer_given)
-        print_sizes(experiment.size(seed=seed, steps=steps, **options).tables, seeds=seeds, json=json)
+        size = experiment.size(seed=seed, steps=steps, on_start=_say_choice, **options)
+        print_sizes(size.tables, seeds=seeds, json=json)
         return
     options["compression"] = compression
     if lr == "tune":

@@ -28,6 +28,7 @@ __all__ = [
     "describe_command",
     "describe_environment",
     "describe_optimizer",
+    "describe_outcome",
     "describe_parameters",
 ]
 
@@ -170,3 +171,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     return value if isinstance(value, str | int | float | bool) or value is None else repr(value)
+
+
+def describe_outcome(error: BaseException | None) -> tuple[str, str | None]:
+    """(status, error) of a run that ended with this exception, or without any."""
+    if error is None or (isinstance(error, SystemExit) and not error.code):
+        return "finished", None
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", f"{type(error).__name__}: {error}"

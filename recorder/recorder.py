@@ -24,6 +24,7 @@ from trajectory_tools.recorder.description import (
     describe_command,
     describe_environment,
     describe_optimizer,
+    describe_outcome,
 )
 from trajectory_tools.recorder.names import Names, name_parameters
 from trajectory_tools.recorder.probes import LossFunction, Mode, ProbeOptions, Prober
@@ -411,7 +412,7 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self._close(*_outcome(error))
+            self._close(*describe_outcome(error))
         except RecordingFailed as failure:
             if error is None:
                 raise
@@ -454,7 +455,7 @@ class Recorder:
 
     def _close_at_exit(self) -> None:
         error = getattr(sys, "last_value", None)  # what has ended the program, where something has
-        self._close(*_outcome(error))
+        self._close(*describe_outcome(error))
 
     def _described_optimizer(self) -> dict[str, Any]:
         return describe_optimizer(*self._optimizers) | self._description.get("optimizer", {})
@@ -494,10 +495,3 @@ def _checked_optimizers(given: Any) -> tuple[Optimizer, ...]:
         if not isinstance(each, Optimizer):
             raise BadArgument(f"a torch.optim.Optimizer is needed, found {type(each).__name__}")
     return tuple(optimizers)
-
-
-def _outcome(error: BaseException | None) -> tuple[str, str | None]:
-    """(status, error) of a run that ended with this exception, or without any."""
-    if error is None or (isinstance(error, SystemExit) and not error.code):
-        return "finished", None
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", f"{type(error).__name__}: {error}"

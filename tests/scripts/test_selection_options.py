@@ -121,4 +121,5 @@ def test_a_dry_run_says_what_the_run_takes_and_writes_nothing(ended):
     said = {table["table"]: table["rows"] for table in json.loads(how["dry"].stdout)["tables"]}
     assert said == {"scalars": 4, "tensors": 16, "stats": 16}
     assert not (folder / "runs/dry").exists()
+    assert "a budget of 150 kB for 4 steps: " in how["dry budget"].stderr
     assert not (folder / "runs/dry budget").exists()

@@ -92,12 +92,23 @@ class Experiment:
             train(optimizee, recorder.optimizers[0], steps, on_step=after_step)
         return recorder
 
-    def size(self, *, seed: int, steps: int, probing: Probing | None = None, **recorder_options: Any) -> RunSize:
+    def size(
+        self,
+        *,
+        seed: int,
+        steps: int,
+        probing: Probing | None = None,
+        on_start: Callable[[Recorder], object] | None = None,
+        **recorder_options: Any,
+    ) -> RunSize:
         """How large the run that ``record`` would write is, before compression. Nothing is trained or written.
 
-        Raises what ``record`` raises for a problem or a number that cannot be used.
+        ``on_start`` is called with the recorder that would record it. Raises what ``record`` raises for a problem or a
+        number that cannot be used.
         """
         optimizee, recorder = self._recorder("dry-run", seed, steps, probing, recorder_options)
+        if on_start is not None:
+            on_start(recorder)
         size = recorder.size(steps)
         if probing is None:
             return size
