@@ -23,7 +23,7 @@ class Buffers:
         buffer = self._free.pop() if self._free else None
         if buffer is None or buffer.size != n_values or buffer.dtype != dtype:
             if buffer is not None:
-                self._free = deque()  # what has another length will not be needed again
+                self._free = deque()  # memory of a single length is kept
             buffer = np.empty(n_values, dtype)
         free, given = self._free, buffer
         return given, lambda: free.append(given)
