@@ -19,8 +19,11 @@ class Buffers:
 
     def take(self, n_values: int, dtype: DTypeLike) -> tuple[NDArray[np.floating], Callable[[], None]]:
         """An array of so many values, and what to call when nobody looks at it any more."""
-        if self._free and (self._free[-1].size != n_values or self._free[-1].dtype != dtype):
-            self._free = deque()  # what has another length will not be needed again
-        free = self._free
-        buffer = free.pop() if free else np.empty(n_values, dtype)
-        return buffer, lambda: free.append(buffer)
+        # Looked at once it is ours: meanwhile another thread may give back one of another length.
+        buffer = self._free.pop() if self._free else None
+        if buffer is None or buffer.size != n_values or buffer.dtype != dtype:
+            if buffer is not None:
+                self._free = deque()  # memory of a single length is kept
+            buffer = np.empty(n_values, dtype)
+        free, given = self._free, buffer
+        return given, lambda: free.append(given)

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from trajectory_tools.errors import BadArgument
 from trajectory_tools.recorder.capture import Capture
 from trajectory_tools.recorder.description import describe_parameters
 from trajectory_tools.recorder.host_capture import HostCapture
 from trajectory_tools.recorder.names import Named, Names, name_parameters, named_of
 from trajectory_tools.store.selection import Selection
 
-__all__ = ["Captures"]
+__all__ = ["Captures", "checked_optimizers"]
 
 
 class Captures:
@@ -81,6 +82,17 @@ class Captures:
         on_host = all(parameter.tensor.device.type == "cpu" for parameter in named)
         kind = HostCapture if on_host else Capture
         return kind(named, self._save, stats=self._stats, selection=self._selection, counts=counts)
+
+
+def checked_optimizers(given: Any) -> tuple[Optimizer, ...]:
+    """One or several, or none for None; ``BadArgument`` for anything else."""
+    optimizers = [given] if isinstance(given, Optimizer) else () if given is None else given
+    if not isinstance(optimizers, Sequence) or (given is not None and not optimizers):
+        raise BadArgument(f"a torch.optim.Optimizer is needed, or several, found {type(given).__name__}")
+    for each in optimizers:
+        if not isinstance(each, Optimizer):
+            raise BadArgument(f"a torch.optim.Optimizer is needed, found {type(each).__name__}")
+    return tuple(optimizers)
 
 
 def _held(optimizers: Sequence[Optimizer]) -> list[tuple[int, torch.Size, torch.dtype, torch.device]]:

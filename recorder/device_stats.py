@@ -41,6 +41,8 @@ class DeviceStats:
 
         Squares are summed as float64; see ``stats_rows`` for the numbers.
         """
+        if flats[0].device.type == "mps":  # which has no float64
+            flats = [flat.cpu() for flat in flats]
         key = tuple(flat.numel() for flat in flats)
         if key not in self._cuts:
             self._cuts[key] = self._cut(flats)

@@ -191,7 +191,8 @@ def in_rows(
                 part = [None if g is None else g[start : start + at_a_time] for g in gradients]
                 yield space.rows_of_stack(part, min(at_a_time, n - start)), None
             continue
-        waiting.append(gradients)
+        # Those that wait are copied: the next sample's may come in the same memory (DDP's buckets, buffers of prepare).
+        waiting.append(gradients if size() == 1 else [None if g is None else g.clone() for g in gradients])
         if len(waiting) >= size():
             yield from _together(waiting, space)
             waiting = []

@@ -78,6 +78,8 @@ class DeviceProjector:
 
     def __call__(self, values: Tensor) -> Tensor:
         """P x: (dims,)."""
+        if values.device.type == "mps":  # which has no float64
+            return self(values.cpu()).to(values.device)
         if self._tables[0].device != values.device:
             self._tables = tuple(table.to(values.device) for table in self._tables)
         places, shifted, signs, block_signs = self._tables

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from trajectory_tools.errors import BadArgument, RecordingFailed, TrajectoryError, UnknownName
 from trajectory_tools.recorder.buffers import Buffers
 from trajectory_tools.recorder.capture import Capture
-from trajectory_tools.recorder.captures import Captures
+from trajectory_tools.recorder.captures import Captures, checked_optimizers
 from trajectory_tools.recorder.description import (
     checked_info,
     describe_command,
@@ -125,7 +125,7 @@ class Recorder:
         run_id: str | None = None,
         ranks: Literal["first", "all"] = "first",
     ) -> None:
-        optimizers = _checked_optimizers(optimizer)
+        optimizers = checked_optimizers(optimizer)
         if ranks not in ("first", "all"):
             raise BadArgument(f"ranks is 'first' or 'all', found {ranks!r}")
         if schedule is not None and every != 1:
@@ -356,7 +356,8 @@ class Recorder:
 
         Args:
             loss_fn: from a mini-batch to its 0-d loss, the mean over its samples, at the model as it is.
-            batches: K ≥ 2 mini-batches of one size. One with a length (a list, a DataLoader) is gone through once.
+            batches: K ≥ 2 mini-batches of one size. What has a length (a DataLoader) is gone through once, after a look
+                at its first mini-batch, if it is no sequence; what has none is made a list.
             samples: probe so many single samples of these mini-batches, the first ones, in place of the mini-batches;
                 ``loss_fn`` is given batches of one, through ``torch.func.vmap``.
             surrogates: how many Gaussian gradients of the same mean and sample covariance to push through as well.
@@ -485,13 +486,3 @@ class Recorder:
             stats=self.stats,
         )
         self.schedule, self.selection, self.budget_choice = every_n(choice.every), choice.selection, choice.sentence
-
-
-def _checked_optimizers(given: Any) -> tuple[Optimizer, ...]:
-    optimizers = [given] if isinstance(given, Optimizer) else () if given is None else given
-    if not isinstance(optimizers, Sequence) or (given is not None and not optimizers):
-        raise BadArgument(f"a torch.optim.Optimizer is needed, or several, found {type(given).__name__}")
-    for each in optimizers:
-        if not isinstance(each, Optimizer):
-            raise BadArgument(f"a torch.optim.Optimizer is needed, found {type(each).__name__}")
-    return tuple(optimizers)

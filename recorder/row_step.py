@@ -83,21 +83,22 @@ class RowStep:
 
     def __init__(self, opt: Optimizer, space: FlatSpace, before: Tensor, size: int, elements: Sequence[str]) -> None:
         self._optimizer, self._space, self._before, self._size, self._elements = opt, space, before, size, elements
-        self._stretches: dict[bytes, list[Stretch]] = {}
-        self._repeats: dict[tuple[int, str], Tensor] = {}
+        self._stretches: tuple[bytes, list[Stretch]] | None = None
+        self._repeats: dict[tuple[int, int, str], Tensor] = {}
         self._twin: Optimizer = object.__new__(type(opt))
         vars(self._twin).update(vars(opt))
         vars(self._twin).update({hooks: OrderedDict() for hooks in HOOKS})
 
     def make(self, rows: Rows) -> None:
         """Make the updates of these rows."""
-        key = b"" if rows.present is None else rows.present.tobytes()
-        if key not in self._stretches:
-            self._stretches[key] = list(self._stretches_of(rows.present))
+        present = b"" if rows.present is None else rows.present.tobytes()
+        if self._stretches is None or self._stretches[0] != present:  # their states are copies: one set of them is kept
+            self._stretches = present, list(self._stretches_of(rows.present))
+            self._repeats = {}
         twin, after = self._twin, rows.updates.copy_(self._before)
         twin.state = defaultdict(dict)
         twin.param_groups = [{**group, "params": []} for group in self._optimizer.param_groups]
-        for stretch in self._stretches[key]:
+        for stretch in self._stretches[1]:
             parameter = after[:, stretch.columns]
             parameter.grad = rows.grads[:, stretch.there]
             twin.param_groups[stretch.group]["params"].append(parameter)
@@ -137,7 +138,7 @@ class RowStep:
         state = dict(stretch.state)
         for name, value in state.items():
             if isinstance(value, Tensor) and value.ndim:
-                place = stretch.columns.start, name
+                place = stretch.columns.start, stretch.columns.stop, name
                 if place not in self._repeats:
                     self._repeats[place] = value.new_empty(self._size, len(value))
                 state[name] = self._repeats[place][:n].copy_(value)

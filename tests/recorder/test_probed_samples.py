@@ -76,12 +76,16 @@ def test_the_step_over_rows_is_to_the_bit_the_optimizers_own(name):
             assert (updates.size > 1) == (name not in ONE_BY_ONE)
             updates.make(rows)
             assert (updates.size > 1) == (name not in ONE_BY_ONE)
+            fewer = space.rows_of_stack([*stacked[:5], None, *stacked[6:]], 6)  # a stretch is shorter than before
+            updates.make(fewer)
             for i in range(6):
-                one = space.rows_of([[None if g is None else g[i] for g in stacked]])
-                own = Updates(optimizer, snapshot, space)
-                own._row_step = None
-                own.make(one)
-                assert torch.equal(rows.updates[i], one.updates[0])
+                for found, left_out in ((rows, absent), (fewer, (*absent, 5))):
+                    sample = [None if g is None or k in left_out else g[i] for k, g in enumerate(stacked)]
+                    one = space.rows_of([sample])
+                    own = Updates(optimizer, snapshot, space)
+                    own._row_step = None
+                    own.make(one)
+                    assert torch.equal(found.updates[i], one.updates[0])
 
 
 def test_single_samples_are_those_of_a_loop_and_their_mean_is_the_batchs(tmp_path):
@@ -214,3 +218,20 @@ def test_prepare_does_to_gradients_what_the_loop_does(tmp_path):
         )
     (found,) = open_run(tmp_path / "run").probe_sets()
     np.testing.assert_allclose(np.linalg.norm(found.grad, axis=1), 1e-3, rtol=1e-3)
+
+
+def test_gradients_that_come_in_the_same_memory_for_every_mini_batch(tmp_path):
+    model = network(norm=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    buffers = [torch.empty_like(p) for p in model.parameters()]
+
+    def prepare():
+        for p, buffer in zip(model.parameters(), buffers, strict=True):
+            p.grad = buffer.copy_(p.grad)
+
+    with Recorder(tmp_path / "run", model, optimizer) as recorder:
+        recorder.probe(loss_of(model), some_batches(3, seed=1), prepare=prepare)
+        optimizer.step()
+        recorder.probe(loss_of(model), some_batches(3, seed=1))
+    same_memory, fresh = open_run(tmp_path / "run").probe_sets()
+    np.testing.assert_array_equal(same_memory.grad, fresh.grad)

@@ -104,8 +104,8 @@ def advance(
 ) -> Tensor:
     """The updates (n,) for these gradients (n,); ``state`` moves on in place.
 
-    The same numbers as ``CoordinatewiseLSTM.forward`` up to rounding. Memory beside the state: about 440 · hidden
-    bytes for each coordinate of the chunks that are under way.
+    The same numbers as ``CoordinatewiseLSTM.forward`` up to rounding. Memory beside the state: 5 · hidden numbers
+    for each coordinate of the chunks that are under way.
     """
     updates = torch.empty_like(gradients)
     hidden = weights.hidden
