@@ -55,8 +55,8 @@ def test_long_runs_are_thinned_to_means_and_say_so():
     curves = make_curves([Panel("x", frame, "x")])
     assert curves.notes == ("x: thinned: each point is the mean of 4 consecutive recorded steps.",)
     assert len(curves.data) == 300
-    narrow = make_curves([Panel(name, frame, "x") for name in "abcd"])  # three beside each other
-    assert narrow.notes == ("a, b, c, d: thinned: each point is the mean of 12 consecutive recorded steps.",)
+    narrow = make_curves([Panel(name, frame, "x") for name in "abc"])  # three beside each other
+    assert narrow.notes == ("a, b, c: thinned: each point is the mean of 12 consecutive recorded steps.",)
     assert len(narrow.data) == 4 * 100
 
 
