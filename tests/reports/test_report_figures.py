@@ -57,7 +57,7 @@ def test_long_runs_are_thinned_to_means_and_say_so():
     assert len(curves.data) == 300
     narrow = make_curves([Panel(name, frame, "x") for name in "abc"])  # three beside each other
     assert narrow.notes == ("a, b, c: thinned: each point is the mean of 12 consecutive recorded steps.",)
-    assert len(narrow.data) == 4 * 100
+    assert len(narrow.data) == 3 * 100
 
 
 def test_the_loss_is_the_mean_over_seeds_and_its_band_stays_positive(runs, analyses):
