@@ -73,13 +73,23 @@ def chance(result: SettingResult) -> float | None:
 
 
 def caution(reproduction: Reproduction) -> str:
-    """What to keep in mind where the paper's values stand beside ours; empty where nothing."""
+    """What to keep in mind of the paper's values beside ours, and of ours beside each other; empty where nothing."""
+    sentences = []
     beside = any(column.paper for result in reproduction.settings for column in result.setting.columns)
-    if reproduction.data != "digits" or not beside:
-        return ""
-    return (
-        "The digits' network has 64 inputs where the paper's has 784: compare orders and factors, not sizes of numbers."
-    )
+    if reproduction.data == "digits" and beside:
+        sentences.append(
+            "The digits' network has 64 inputs where the paper's has 784: compare orders and factors, not sizes of"
+            " numbers."
+        )
+    for result in reproduction.settings:
+        cards = (run.metadata.get("optimizer", {}).get("weights", {}).get("card", {}) for run in result.runs)
+        trained = sorted({card["meta_steps"] for card in cards if "meta_steps" in card})
+        if len(trained) > 1:
+            sentences.append(
+                f"{result.setting.title}: the learned optimizers took {trained[0]:,} to {trained[-1]:,} steps of"
+                " meta-training: part of what they differ in may come from that."
+            )
+    return " ".join(sentences)
 
 
 def verdict_line(reproduction: Reproduction) -> str:

@@ -17,6 +17,8 @@ from trajectory_tools.experiments.study import FIGURES
 from trajectory_tools.experiments.study.claims import Number, larger, meet
 from trajectory_tools.experiments.study.design import Column, Curve, MetaTrained, Setting
 from trajectory_tools.experiments.study.reading import Reading
+from trajectory_tools.l2o.network import CoordinatewiseLSTM
+from trajectory_tools.l2o.weights import save_weights
 
 
 def run(*words: object, code: int = 0):
@@ -110,6 +112,21 @@ def test_check_exits_with_1_where_a_claim_does_not_hold(tmp_path, weights):
     panels = pd.read_csv(tmp_path / "small-digits.csv")["panel"]
     assert set(panels) == {"iteration 1", "iteration 5"}
     run(*words, "--force")
+
+
+@pytest.mark.usefixtures("small")
+def test_learned_optimizers_that_were_not_trained_equally_long_are_named(tmp_path, monkeypatch):
+    small = FIGURES["small"]
+    both = tuple(Curve(f"β = {beta}", "l2o", weights=MetaTrained("sigmoid", False, "scale", beta)) for beta in (1, 2))
+    setting = replace(small.settings[0], curves=both, claims=())
+    monkeypatch.setitem(FIGURES, "small", replace(small, settings=(setting,)))
+    for curve, meta_steps in zip(both, (682, 2299), strict=True):
+        name = f"{curve.weights.name('digits')}.safetensors"
+        save_weights(tmp_path / name, CoordinatewiseLSTM(), {"meta_steps": meta_steps})
+    done = run("reproduce", "small", "--seeds", 1, "--weights", tmp_path, "-o", tmp_path / "out")
+    said = "sigmoid: the learned optimizers took 682 to 2,299 steps of meta-training"
+    assert said in " ".join(done.stderr.split())
+    assert said in (tmp_path / "out/small-digits.html").read_text()
 
 
 @pytest.mark.parametrize(
