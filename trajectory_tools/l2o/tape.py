@@ -102,8 +102,9 @@ class Tape:
         step, self.steps = self.steps, self.steps + 1
         with torch.no_grad():
             if self.keep == "inputs":
-                network_inputs(self._weights, gradients, out=self._inputs[step])
-                return kernel.advance(self._weights, gradients, self._last, threads=self.threads)
+                updates = kernel.advance(self._weights, gradients, self._last, threads=self.threads)
+                self._inputs[step] = self._last.rows[4 * self._weights.hidden + 1 :]
+                return updates
             updates = torch.empty_like(gradients)
             network_inputs(self._weights, gradients, out=self._inputs[0])
 
