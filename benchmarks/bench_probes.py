@@ -27,6 +27,30 @@ N_BATCHES = 64
 N_SAMPLES = 2000
 
 
+class Moments:
+    """What the trace of a covariance needs, of samples as they come."""
+
+    def __init__(self) -> None:
+        self.n, self.squares = 0, 0.0
+        self.sum = torch.zeros(0, dtype=torch.float64)
+
+    def add(self, samples: torch.Tensor) -> None:
+        """Samples (n, d)."""
+        self.n += len(samples)
+        self.sum = self.sum + samples.sum(0) if len(self.sum) else samples.sum(0, dtype=torch.float64)
+        self.squares += float(torch.linalg.vector_norm(samples)) ** 2
+
+    def trace(self) -> float:
+        """Of the sample covariance."""
+        return (self.squares - float(self.sum @ self.sum) / self.n) / (self.n - 1)
+
+
+def gram(updates: torch.Tensor) -> torch.Tensor:
+    """Inner products of the centred updates."""
+    centred = updates - updates.mean(0)
+    return centred @ centred.T
+
+
 def main() -> None:  # noqa: PLR0915
     print(f"probes, 784-20-10 perceptron, Adam; {machine()}")
     folder = Path(tempfile.mkdtemp())
@@ -45,12 +69,7 @@ def main() -> None:  # noqa: PLR0915
             loss_fn(batch).backward()
         return time.perf_counter() - start
 
-    def finish(updates: torch.Tensor, gram: bool) -> None:
-        """The covariance's trace, or the Gram matrix of the centred updates, which takes both ways as long."""
-        centred = updates - updates.mean(0)
-        _ = centred @ centred.T if gram else centred.square().sum()
-
-    def copied(gram: bool) -> float:
+    def copied(moments: Moments | None) -> float:
         """The same gradients, and a deep copy of the optimizer with its parameters for each."""
         start = time.perf_counter()
         values = {name: p.detach() for name, p in model.named_parameters()}
@@ -68,11 +87,12 @@ def main() -> None:  # noqa: PLR0915
                     p.grad = gradient[i]
                 twin.step()
                 pairs = zip(twins, model.parameters(), strict=True)
-                updates.append(torch.cat([(new.detach() - old.detach()).reshape(-1) for new, old in pairs]))
-        finish(torch.stack(updates), gram)
+                update = torch.cat([(new.detach() - old.detach()).reshape(-1) for new, old in pairs])
+                moments.add(update[None]) if moments else updates.append(update)
+        _ = moments.trace() if moments else gram(torch.stack(updates))
         return time.perf_counter() - start
 
-    def stacked(gram: bool) -> float:
+    def stacked(moments: Moments | None) -> float:
         """The same without a copy, as a probe makes them."""
         start = time.perf_counter()
         updates = []
@@ -82,8 +102,12 @@ def main() -> None:  # noqa: PLR0915
             samples = sample_gradients(loss_fn, (x, y), model, snapshot.parameters)
             for rows, _ in in_rows(samples, space, lambda: made.size):
                 made.make(rows)
-                updates.append(rows.updates)
-        finish(torch.cat(updates), gram)
+                if moments:
+                    moments.add(rows.updates)
+                    rows.release()
+                else:
+                    updates.append(rows.updates)
+        _ = moments.trace() if moments else gram(torch.cat(updates))
         return time.perf_counter() - start
 
     with Recorder(folder / "run", model, optimizer, save=[]) as recorder:
@@ -99,8 +123,8 @@ def main() -> None:  # noqa: PLR0915
         found = ratio(probed, passes, pairs=15)
         report(f"probe of {N_BATCHES} mini-batches / their passes alone", found, "at most 1.3x")
 
-    for what, gram, target in (("trace", False, "at least 10x"), ("Gram matrix", True, "-")):
-        found = ratio(lambda g=gram: copied(g), lambda g=gram: stacked(g), pairs=5)
+    for what, new, target in (("trace", Moments, "at least 10x"), ("Gram matrix", lambda: None, "-")):
+        found = ratio(lambda new=new: copied(new()), lambda new=new: stacked(new()), pairs=5)
         report(f"{N_SAMPLES:,} single-sample updates, their {what}: deep copies / ours", found, target)
     shutil.rmtree(folder)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from trajectory_tools.recorder.buffers import Buffers
 from trajectory_tools.recorder.names import Named
 from trajectory_tools.store.rows import RowLayout
 
-__all__ = ["FlatSpace", "Gradients", "Present", "Rows", "real"]
+__all__ = ["FlatSpace", "Gradients", "Present", "Rows", "present_in", "real"]
 
 Gradients = Sequence[Tensor | None]
 """The gradient of each parameter."""
@@ -37,6 +37,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.grads)
+
+    def first(self, n: int) -> Rows:
+        """The first n of them."""
+        return self if n == len(self) else replace(self, grads=self.grads[:n], updates=self.updates[:n])
 
 
 class FlatSpace:
@@ -61,20 +65,39 @@ class FlatSpace:
         """d."""
         return sum(self.numels)
 
-    def rows_of(self, samples: Sequence[Gradients]) -> Rows:
-        """Rows of samples that have gradients of the same parameters."""
-        self.sparse |= {
-            i: g.sparse_dim() for sample in samples for i, g in enumerate(sample) if g is not None and g.is_sparse
-        }
-        rows = self._rows(len(samples), _present(samples[0]))
-        alike = [of for of in zip(*samples, strict=True) if of[0] is not None]
-        for columns, of in zip(self._columns(rows), alike, strict=True):
-            torch.stack([real(gradient).to(self.device) for gradient in of], out=columns)
+    def rows(self, n: int, present: Present) -> Rows:
+        """Room for n samples."""
+        d = self.n_values
+        there = d if present is None else int(np.dot(present, self.numels))
+        release = None
+        if self.device.type == "cpu":
+            buffer, release = self._buffers.take(2 * n * d, self.layout.dtype)
+            values = torch.from_numpy(buffer)
+        else:
+            values = torch.empty(2 * n * d, dtype=self.dtype, device=self.device)
+        return Rows(values[: n * there].view(n, there), present, values[n * d :].view(n, d), release)
+
+    def row_of(self, gradients: Gradients) -> Rows:
+        """A sample as a row of its own."""
+        self.sparse |= {i: g.sparse_dim() for i, g in enumerate(gradients) if g is not None and g.is_sparse}
+        rows = self.rows(1, present_in(gradients))
+        self.fill(self.places(rows)[0], gradients)
         return rows
+
+    def places(self, rows: Rows) -> list[tuple[Tensor, ...]]:
+        """Where, in each row, the gradient of each parameter that has one belongs."""
+        columns = [column.unbind() for column in self._columns(rows)]
+        return list(zip(*columns, strict=True)) if columns else [()] * len(rows)
+
+    @torch.no_grad()
+    def fill(self, places: tuple[Tensor, ...], gradients: Gradients) -> None:
+        """Copy a sample's gradients to their places in a row."""
+        if places:
+            torch._foreach_copy_(places, [real(gradient) for gradient in gradients if gradient is not None])
 
     def rows_of_stack(self, stacked: Gradients, n: int) -> Rows:
         """Rows of n samples, (n, *shape) of each parameter."""
-        rows = self._rows(n, _present(stacked))
+        rows = self.rows(n, present_in(stacked))
         there = [gradient for gradient in stacked if gradient is not None]
         for columns, gradient in zip(self._columns(rows), there, strict=True):
             columns.copy_(real(gradient).view(columns.shape))
@@ -116,17 +139,6 @@ class FlatSpace:
                 shaped.append(dense.to_sparse(self.sparse[i]) if i in self.sparse else dense)
         return shaped
 
-    def _rows(self, n: int, present: Present) -> Rows:
-        d = self.n_values
-        there = d if present is None else int(np.dot(present, self.numels))
-        release = None
-        if self.device.type == "cpu":
-            buffer, release = self._buffers.take(2 * n * d, self.layout.dtype)
-            values = torch.from_numpy(buffer)
-        else:
-            values = torch.empty(2 * n * d, dtype=self.dtype, device=self.device)
-        return Rows(values[: n * there].view(n, there), present, values[n * d :].view(n, d), release)
-
     def _columns(self, rows: Rows) -> Iterator[Tensor]:
         """The gradients as (n, *shape) of each parameter that has one."""
         start = 0
@@ -143,6 +155,7 @@ def real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def _present(gradients: Gradients) -> Present:
+def present_in(gradients: Gradients) -> Present:
+    """Which parameters have a gradient in this sample."""
     present = np.array([gradient is not None for gradient in gradients], bool)
     return None if present.all() else present

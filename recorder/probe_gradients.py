@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_iter, tree_unflatten
 
 from trajectory_tools.errors import BadArgument
 from trajectory_tools.recorder.flat_space import Gradients
@@ -143,7 +143,7 @@ def checked_loss(loss: Any) -> Tensor:
 
 def leading_size(batch: Any) -> int | None:
     """The number of samples in a mini-batch: the length of its first tensor; None where there is none."""
-    tensors = (leaf for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor) and leaf.ndim > 0)
+    tensors = (leaf for leaf in tree_iter(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0)
     return next((len(tensor) for tensor in tensors), None)
 
 

@@ -15,7 +15,7 @@ from trajectory_tools.recorder.snapshot import Snapshot, no_hooks
 
 __all__ = ["Updates", "check_optimizer"]
 
-MAX_STACKED = 2**18
+MAX_STACKED = 2**20
 """Values in rows that are stepped together: beyond, no overhead is left to be saved."""
 
 

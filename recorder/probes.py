@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from trajectory_tools.errors import BadArgument
 from trajectory_tools.recorder.buffers import Buffers
-from trajectory_tools.recorder.flat_space import FlatSpace, Gradients, Rows
+from trajectory_tools.recorder.flat_space import FlatSpace, Gradients, Rows, present_in
 from trajectory_tools.recorder.names import Named
 from trajectory_tools.recorder.probe_gradients import (
     LossFunction,
@@ -127,7 +127,7 @@ class Prober:
                 samples = self._of_batches(loss_fn, given, options, batch_size, snapshot)
             else:
                 samples = self._of_samples(loss_fn, given, options.samples, snapshot)
-            for rows, gradients in in_rows(samples, self._space, lambda: updates.size):
+            for rows, gradients in in_rows(samples, self._space, lambda: min(updates.size, n_samples)):
                 updates.make(rows, gradients)
                 probed.add(batch_size)  # from here on there are rows of it
                 to.take(rows)
@@ -183,7 +183,9 @@ def in_rows(
     samples: Iterable[Sample], space: FlatSpace, size: Callable[[], int]
 ) -> Iterator[tuple[Rows, Gradients | None]]:
     """The samples in rows, ``size`` at a time where they can be; beside a row of its own its gradients as they were."""
-    waiting: list[Gradients] = []
+    rows: Rows | None = None
+    there: list[bool] = []
+    filled = 0
     for gradients, n in samples:
         if n is not None:
             at_a_time = size()
@@ -191,21 +193,25 @@ def in_rows(
                 part = [None if g is None else g[start : start + at_a_time] for g in gradients]
                 yield space.rows_of_stack(part, min(at_a_time, n - start)), None
             continue
-        # Those that wait are copied: the next sample's may come in the same memory (DDP's buckets, buffers of prepare).
-        waiting.append(gradients if size() == 1 else [None if g is None else g.clone() for g in gradients])
-        if len(waiting) >= size():
-            yield from _together(waiting, space)
-            waiting = []
-    yield from _together(waiting, space)
-
-
-def _together(samples: Sequence[Gradients], space: FlatSpace) -> Iterator[tuple[Rows, Gradients | None]]:
-    """In one; one by one where parameters are without gradient in some of them, or it is sparse."""
-    kinds = {tuple(None if gradient is None else gradient.layout for gradient in sample) for sample in samples}
-    if len(samples) > 1 and len(kinds) == 1 and set(*kinds) <= {None, torch.strided}:
-        yield space.rows_of(samples), None
-    else:
-        yield from ((space.rows_of([gradients]), gradients) for gradients in samples)
+        before, there = there, [g is not None for g in gradients]
+        alone = size() == 1 or any(g is not None and g.layout is not torch.strided for g in gradients)
+        if rows is not None and (alone or there != before):
+            yield rows.first(filled), None
+            rows = None
+        if alone:
+            yield space.row_of(gradients), gradients
+            continue
+        if rows is None:
+            rows, filled = space.rows(size(), present_in(gradients)), 0
+            places = space.places(rows)
+        # Copied at once: the next sample's gradients may come in the same memory (DDP's buckets, buffers of prepare).
+        space.fill(places[filled], gradients)
+        filled += 1
+        if filled == len(rows):
+            yield rows, None
+            rows = None
+    if rows is not None:
+        yield rows.first(filled), None
 
 
 def _batch_size(batches: Any, options: ProbeOptions) -> int | None:

@@ -81,7 +81,7 @@ def test_the_step_over_rows_is_to_the_bit_the_optimizers_own(name):
             for i in range(6):
                 for found, left_out in ((rows, absent), (fewer, (*absent, 5))):
                     sample = [None if g is None or k in left_out else g[i] for k, g in enumerate(stacked)]
-                    one = space.rows_of([sample])
+                    one = space.row_of(sample)
                     own = Updates(optimizer, snapshot, space)
                     own._row_step = None
                     own.make(one)
