@@ -19,7 +19,10 @@ from trajectory_tools.store.rows import RowLayout, StepRows
 from trajectory_tools.store.selection import Selection, sampled_coordinates
 from trajectory_tools.store.stats_rows import StepStats
 
-__all__ = ["Capture", "Captured", "real"]
+__all__ = ["PLAIN", "Capture", "Captured", "real"]
+
+PLAIN = (Tensor, torch.nn.Parameter)
+"""Types without behaviour of their own."""
 
 
 class Captured(NamedTuple):
@@ -192,6 +195,8 @@ class _Places:
 
 def real(tensor: Tensor) -> Tensor:
     """The tensor's values, those of this rank, as a dense real tensor."""
+    if type(tensor) in PLAIN and tensor.layout is torch.strided and not tensor.is_complex():
+        return tensor  # the usual case: every call counts for a small network
     tensor = local(tensor)
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()

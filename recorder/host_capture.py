@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trajectory_tools.recorder.buffers import Buffers
-from trajectory_tools.recorder.capture import Capture, Captured, real
+from trajectory_tools.recorder.capture import PLAIN, Capture, Captured, real
 from trajectory_tools.recorder.names import Named
 from trajectory_tools.recorder.projector import Projector
 from trajectory_tools.recorder.sweep import (
-    BLOCK_VALUES,
     Block,
     Blocks,
     Scratch,
@@ -30,19 +29,18 @@ from trajectory_tools.store.rows import StepRows
 from trajectory_tools.store.selection import Selection, sampled_coordinates
 from trajectory_tools.store.stats_rows import StatsLayout, StepStats
 
-__all__ = ["HostCapture"]
+__all__ = ["HostCapture", "Plan"]
 
 Floats = NDArray[np.floating]
 Take = Callable[[Block, Scratch], Floats]
-PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class HostCapture(Capture):
     """``Capture`` of tensors in the host's memory.
 
     Before the step θ_t is copied, no more. The gradients are gone through once, and after the step both θ_t and
-    θ_{t+1}, block by block in a core's cache: each block is measured, subtracted and projected where it lies. A network
-    that fits into a single block is measured at the end, all three tensors at a time: calls cost more than values.
+    θ_{t+1}, block by block in a core's cache: each block is measured, subtracted and projected where it lies. See
+    ``SlabCapture`` for networks so small that calls cost more than values.
     """
 
     def __init__(
@@ -58,9 +56,7 @@ class HostCapture(Capture):
         self._width = np.dtype(self.layout.dtype)
         self._buffers = Buffers()
         self._plans: dict[bytes, Plan] = {}
-        self._all = self._plan(np.ones(len(self.tensors), bool))
-        self._at_end = stats and self._all.blocks.n_values <= BLOCK_VALUES
-        self._scratch = Scratch(3 * self._all.blocks.n_values, self._width)
+        self._all = self.plan(np.ones(len(self.tensors), bool))
         chosen, names, numels = self.selection, self._names, self._numels
         self._projector: Projector | None = None
         self._picked: dict[int, NDArray[np.int64] | None] = {}  # parameter → its chosen coordinates, None for all
@@ -81,7 +77,7 @@ class HostCapture(Capture):
         projected = self._save if record and self._projector is not None else frozenset()
         kept = [
             *(["param"] if self.stats or (saved | projected) & {"param", "update"} else []),
-            *(kind for kind in ("update", "grad") if self._at_end or kind in saved),
+            *(kind for kind in ("update", "grad") if kind in saved),
         ]
         n = self._all.blocks.n_values
         self._buffer, self._release = self._buffers.take(len(kept) * n, self._width)
@@ -101,7 +97,7 @@ class HostCapture(Capture):
         found = [grad for grad in grads if grad is not None]
         self._now = self._all
         if len(found) < len(grads):
-            self._now = self._plan(np.array([grad is not None for grad in grads]))
+            self._now = self.plan(np.array([grad is not None for grad in grads]))
         divisor = None if scale is None else float(scale)
         if "grad" in self._rows:
             values = self._rows["grad"] = self._rows["grad"][: self._now.blocks.n_values]
@@ -119,14 +115,9 @@ class HostCapture(Capture):
         """Subtract θ_t from θ_{t+1}, and hand over everything that was copied and measured for this step."""
         if not self._graded:
             self.gradients()
-        theta, update = self._rows.get("param"), self._rows.get("update")
-        if theta is not None:
+        if (theta := self._rows.get("param")) is not None:
             takes = {"param": _part_of(theta)}
-            if self._at_end and update is not None:
-                copy_tensors(self.tensors, update)
-                np.subtract(update, theta, out=update)
-                takes["update"] = _part_of(update)
-            elif self.stats or (self._record and "update" in self._save):
+            if self.stats or (self._record and "update" in self._save):
                 takes["update"] = partial(self._moved, self._sources(self.tensors), theta)
             self._go_through(self._all, takes)
         if self._record and self._picked and "update" in self._save:
@@ -145,7 +136,8 @@ class HostCapture(Capture):
             self._release()
         return Captured(rows, stats)
 
-    def _plan(self, present: NDArray[np.bool_]) -> Plan:
+    def plan(self, present: NDArray[np.bool_]) -> Plan:
+        """How the gradients are gone through when these parameters have one."""
         key = present.tobytes()
         if key not in self._plans:
             self._plans[key] = Plan.of(self._names, self._numels, present)
@@ -155,11 +147,11 @@ class HostCapture(Capture):
         return [host_values(tensor, self._dtype) for tensor in tensors]
 
     def _go_through(self, plan: Plan, takes: Mapping[str, Take]) -> None:
-        """Take each block's values, kind by kind: measure them, unless all are measured at the end, project them."""
+        """Take each block's values, kind by kind: measure them, project them."""
         project = self._projector if self._record else None
-        pieces = {kind: np.empty((5, len(plan.blocks.owner))) for kind in takes if self.stats and not self._at_end}
+        pieces = {kind: np.empty((5, len(plan.blocks.owner))) for kind in takes if self.stats}
         projected = {kind: project.begin(plan.there) for kind in takes if project and kind in self._save}
-        if not pieces and not projected and (self._at_end or "update" not in takes):
+        if not pieces and not projected and "update" not in takes:
             return  # everything is in the buffer
 
         def visit(block: Block, scratch: Scratch) -> None:
@@ -208,13 +200,7 @@ class HostCapture(Capture):
         return out if divisor is None else np.divide(out, divisor, out=out)
 
     def _step_stats(self, step: int) -> StepStats:
-        if not self._at_end:
-            pieces = np.concatenate([self._pieces[kind] for kind in ("param", "update", "grad")], axis=1)
-            return StepStats(step, self._now.layout, pieces)
-        pieces = np.empty((5, len(self._now.layout.owner)))
-        if pieces.size:
-            values = self._buffer[: 2 * self._all.blocks.n_values + self._now.blocks.n_values]
-            measure(values, self._now.starts, pieces, self._scratch)
+        pieces = np.concatenate([self._pieces[kind] for kind in ("param", "update", "grad")], axis=1)
         return StepStats(step, self._now.layout, pieces)
 
 
@@ -222,7 +208,7 @@ class HostCapture(Capture):
 class Plan:
     """How the gradients of ``there``, the parameters that have one (``present``), are gone through.
 
-    ``starts``: where each piece begins in param, update and grad put together, for a network of a single block.
+    ``starts``: where each piece begins in param, update and grad put together.
     """
 
     present: NDArray[np.bool_]
