@@ -178,7 +178,8 @@ class RunWriter:
         with self._changed:
             if self._stopped():
                 return
-            stream = self._streams.setdefault(table, Stream(table))
+            if (stream := self._streams.get(table)) is None:
+                stream = self._streams[table] = Stream(table)
             stream.within_step = within_step
             if stream.batch is not None and not stream.batch.takes(row, self._options.queue_bytes // (4 * ENCODERS)):
                 self._seal(stream)
