@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class Blocks:
                 owner += there
             first = last
         self.owner = np.array(owner, np.intp)
+        self.scratch: deque[Scratch] = deque()  # fresh memory costs more than what is done in it
 
 
 class Scratch:
@@ -114,19 +116,23 @@ def sweep(blocks: Blocks, visit: Visit, dtype: DTypeLike, threads: int) -> None:
     largest = max((len(block) for block in blocks.blocks), default=0)
     shares = min(threads, len(blocks.blocks)) if blocks.n_values >= THREADED_VALUES else 1
 
-    def go_through(share: Sequence[Block]) -> None:
-        scratch = Scratch(largest, dtype)
+    # Each takes the next block when it is done with one: torch's threads, which wait for work by spinning, hold the
+    # others up for their first milliseconds.
+    left = iter(blocks.blocks)
+
+    def go_through() -> None:
+        scratch = blocks.scratch.pop() if blocks.scratch else Scratch(largest, dtype)
         with np.errstate(all="ignore"):  # NaN and Inf are data here, and counted
-            for block in share:
+            for block in left:
                 visit(block, scratch)
+        blocks.scratch.append(scratch)
 
     if shares <= 1:
-        go_through(blocks.blocks)
+        go_through()
         return
-    cuts = [len(blocks.blocks) * i // shares for i in range(shares + 1)]
     with ThreadPoolExecutor(shares - 1, "trajectory-sweep") as pool:
-        others = [pool.submit(go_through, blocks.blocks[cuts[i] : cuts[i + 1]]) for i in range(1, shares)]
-        go_through(blocks.blocks[: cuts[1]])
+        others = [pool.submit(go_through) for _ in range(1, shares)]
+        go_through()
         for other in others:
             other.result()
 

@@ -37,7 +37,8 @@ def list_array(
     buffers = [_validity(null), pa.py_buffer(bounds)]
     dtype = NUMPY_TYPES[list_type.value_type]  # a child of another type would abort the process
     # Arrow puts them together without holding the interpreter, which NumPy does: the training goes on meanwhile.
-    child = pa.concat_arrays([number_array(np.asarray(part, dtype)) for part in values])
+    parts = [number_array(np.asarray(part, dtype)) for part in values]
+    child = parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
     return pa.Array.from_buffers(list_type, len(lengths), buffers, children=[child])
 
 
