@@ -179,7 +179,7 @@ def copy(tensors: Sequence[Tensor], places: list[Tensor]) -> None:
 
 def _shaped(values: Floats, shapes: Sequence[torch.Size]) -> list[Tensor]:
     """Tensors of these shapes, one behind the other, in the memory of ``values``."""
-    parts = torch.from_numpy(values).split([shape.numel() for shape in shapes]) if shapes else ()
+    parts = torch.split(torch.from_numpy(values), [shape.numel() for shape in shapes]) if shapes else ()
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 

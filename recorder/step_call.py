@@ -23,7 +23,7 @@ def refuse_graph_capture(
     tensors: Sequence[Tensor], capturing: Callable[[], bool] = torch.cuda.is_current_stream_capturing
 ) -> None:
     """Raise where the step is being captured into a CUDA graph, before anything of ours gets into it."""
-    if any([tensor.is_cuda for tensor in tensors]) and capturing():  # a list is faster, and every call counts
+    if any(tensor.is_cuda for tensor in tensors) and capturing():
         raise TrajectoryError(
             "the optimizer's step is being captured into a CUDA graph, whose replays call no hook, so none of its steps"
             " can be recorded; capture only the model (forward and backward), or step without a graph"

@@ -305,10 +305,13 @@ class Run:
     def stats(self) -> pd.DataFrame:
         """One row per step and parameter: step, name, and norm, min, max, zeros, nonfinite of param, grad and update.
 
-        Of every step and of all of a parameter's elements, whatever was recorded of its tensors; the columns are
-        ``param_norm``, ``param_min``, and so on, see ``store.schema.stats_schema``. Empty where the run has none.
+        By step, and in it by parameter as they are recorded. Of all of a parameter's elements, whatever was recorded of
+        its tensors; the columns are ``param_norm``, ``param_min``, and so on, see ``store.schema.stats_schema``. Empty
+        where the run has none.
         """
-        return self.query("SELECT * FROM stats ORDER BY step").astype({"name": "str"})
+        # DuckDB's ORDER BY would leave the parameters of a step in any order.
+        found = self.query("SELECT * FROM stats").astype({"name": "str"})
+        return found.sort_values("step", kind="stable", ignore_index=True)
 
     def query(self, sql: str) -> pd.DataFrame:
         """Answer SQL over the tables ``scalars``, ``tensors``, ``stats``, ``probes`` and ``probe_products``, as pandas.

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from trajectory_tools.errors import BadArgument
 from trajectory_tools.estimators.block import MIN_BLOCKS, block_length, pooled_block, pooled_block_resampled
-from trajectory_tools.estimators.bootstrap import normal_interval, percentile_interval, resample_counts
+from trajectory_tools.estimators.bootstrap import normal_interval, resample_counts
 from trajectory_tools.estimators.ecf import MIN_SAMPLES as ECF_SAMPLES
 from trajectory_tools.estimators.ecf import ecf_alpha, ecf_resampled
 from trajectory_tools.estimators.mcculloch import MIN_SAMPLES as MCCULLOCH_SAMPLES
@@ -39,8 +39,9 @@ class TailIndex:
     Attributes:
         estimator: its name.
         estimate: α; of several coordinates the median. NaN where there is none, and ``note`` says why.
-        low, high: the bootstrap interval, over samples: of ``pooled-block`` percentiles; of the others the estimate ±
-            1.96 standard errors, cut at 2, which leaves their bias at few samples (see ``MIN_SAMPLES``) to the null.
+        low, high: the bootstrap interval, over samples: ± 1.96 standard errors, of ``pooled-block`` around 1/α̂ (its
+            ``high`` may be infinite); of the others around the estimate, cut at 2, which leaves their bias at few
+            samples (see ``MIN_SAMPLES``) to the null.
         confidence: the part of such intervals that cover.
         n_samples: how many samples it was made of.
         n_coordinates: how many coordinates gave an α, or entered the row.
@@ -121,7 +122,9 @@ def _pooled(
     value = pooled_block(centred)
     interval = UNKNOWN
     if resamples:
-        interval = percentile_interval(pooled_block_resampled(centred, resamples, rng), confidence)
+        # 1/α̂ is a mean over blocks, which has a standard error.
+        low, high = normal_interval(1 / value, 1 / pooled_block_resampled(centred, resamples, rng), confidence)
+        interval = 1 / high, math.inf if low <= 0 else 1 / low
     note = ""
     if not math.isfinite(value):
         note = f"the sums of blocks are no larger than single values ({n} × {d} values), which no α gives"
