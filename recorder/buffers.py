@@ -10,20 +10,25 @@ from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["Buffers"]
 
+LENGTHS_KEPT = 2
+"""With stats of every step and tensors of every n-th, steps of two lengths alternate."""
+
 
 class Buffers:
-    """Arrays of one length at a time; those given back, by whichever thread, are handed out again."""
+    """Arrays that are handed out again once they are given back, by whichever thread.
+
+    Kept are those of the lengths that were asked for last; what is given back of another is let go.
+    """
 
     def __init__(self) -> None:
-        self._free: deque[NDArray[np.floating]] = deque()
+        self._free: dict[tuple[int, np.dtype], deque[NDArray[np.floating]]] = {}  # the last asked for stands last
 
     def take(self, n_values: int, dtype: DTypeLike) -> tuple[NDArray[np.floating], Callable[[], None]]:
         """An array of so many values, and what to call when nobody looks at it any more."""
-        # Looked at once it is ours: meanwhile another thread may give back one of another length.
-        buffer = self._free.pop() if self._free else None
-        if buffer is None or buffer.size != n_values or buffer.dtype != dtype:
-            if buffer is not None:
-                self._free = deque()  # memory of a single length is kept
-            buffer = np.empty(n_values, dtype)
-        free, given = self._free, buffer
+        length = n_values, np.dtype(dtype)
+        free = self._free[length] = self._free.pop(length, deque())
+        if len(self._free) > LENGTHS_KEPT:
+            del self._free[next(iter(self._free))]
+        # Another thread only ever appends: what is there now, stays.
+        given = free.pop() if free else np.empty(n_values, dtype)
         return given, lambda: free.append(given)

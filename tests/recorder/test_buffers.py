@@ -1,5 +1,7 @@
 """Memory that is used again."""
 
+import weakref
+
 import numpy as np
 
 from trajectory_tools.recorder.buffers import Buffers
@@ -20,3 +22,27 @@ def test_memory_of_another_length_is_never_handed_out():
     wide, _ = buffers.take(2, "float64")
     assert wide.dtype == np.float64
     assert wide.size == 2
+
+
+def test_two_lengths_that_alternate_need_no_more_memory_than_one_step_of_each():
+    buffers = Buffers()
+    handed_out = {}  # kept, so that no address is used again
+    for length in [6, 2, 2, 2] * 5:
+        values, give_back = buffers.take(length, "float32")
+        handed_out[id(values)] = values
+        give_back()
+    assert sorted(values.size for values in handed_out.values()) == [2, 6]
+
+
+def test_memory_of_the_length_that_was_not_asked_for_longest_is_let_go():
+    buffers = Buffers()
+    kept = {length: buffers.take(length, "float32") for length in (2, 4, 6)}
+    gone = weakref.ref(kept[2][0])
+    for _, give_back in kept.values():  # the first as late as a writer may
+        give_back()
+    first = {length: values for length, (values, _) in kept.items()}
+    del kept, give_back, _
+    assert buffers.take(4, "float32")[0] is first[4]
+    assert buffers.take(6, "float32")[0] is first[6]
+    del first
+    assert gone() is None
