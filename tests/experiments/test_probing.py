@@ -1,6 +1,7 @@
 """Probing built-in problems: the recorded training is the one without, and refusals come before anything is made."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,6 +50,39 @@ def test_draws_are_independent_of_the_trainings_stream_and_the_same_each_time():
     assert not torch.equal(x, first.draw(None)[0])
     assert torch.equal(next(first.batches)[0], next(make_problem("digits-mlp").start(3).batches)[0])
     assert len(first.draw(1000)[1]) == 1000
+
+
+def test_a_probe_sees_each_mini_batch_that_is_drawn(tmp_path, monkeypatch):
+    problem = make_problem("digits-mlp")
+    start = type(problem).start
+    drawn = []
+
+    def watched(self, seed):
+        optimizee = start(self, seed)
+
+        def draw(size):
+            drawn.append(optimizee.draw(size))
+            return drawn[-1]
+
+        return replace(optimizee, draw=draw)
+
+    monkeypatch.setattr(type(problem), "start", watched)
+    Experiment(problem, "sgd", {"lr": 0.1}).record(
+        tmp_path / "run", seed=3, steps=4, probing=Probing(every=3, batches=2)
+    )
+    run = open_run(tmp_path / "run")
+    assert len(drawn) == 4
+    optimizee = start(problem, 3)
+    for step in (0, 3):
+        for name, parameter in optimizee.model.named_parameters():
+            parameter.data = torch.from_numpy(run.array("param", name)[step].copy())
+        [found] = run.probe_sets(step)
+        assert found.batch_size == 128
+        for grad in found.grad:
+            optimizee.model.zero_grad()
+            optimizee.loss(optimizee.draw(None)).backward()
+            wanted = torch.cat([parameter.grad.reshape(-1) for parameter in optimizee.model.parameters()])
+            np.testing.assert_array_equal(grad, wanted)
 
 
 @pytest.mark.parametrize(

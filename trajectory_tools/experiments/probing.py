@@ -80,7 +80,8 @@ class Probing:
             if step >= n_steps or not self(step):
                 return
             if self.batches:
-                recorder.probe(optimizee.loss, Draws(draw, self.batches), **options)
+                drawn = Draws(draw, self.batches)
+                recorder.probe(optimizee.loss, drawn, batch_size=optimizee.batch_size, **options)
             if self.samples:
                 recorder.probe(optimizee.loss, [draw(self.samples)], samples=self.samples, **options)
 

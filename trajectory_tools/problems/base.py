@@ -31,6 +31,7 @@ class Optimizee:
     ones of the architecture, with their units; ``data`` says what it is trained on. ``draw(n)`` is a batch of n samples
     of the training set (None: as many as a mini-batch has), drawn uniformly without replacement, independently of all
     other draws, from a stream of its own, which ``batches`` does not miss; ``None`` where there is no such stream.
+    ``batch_size`` is how many samples a mini-batch has; ``None`` where it has none, or does not say.
     """
 
     model: nn.Module
@@ -39,6 +40,7 @@ class Optimizee:
     symmetries: tuple[SymmetryGroup, ...]
     data: str
     draw: Callable[[int | None], Any] | None = None
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

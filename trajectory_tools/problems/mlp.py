@@ -84,7 +84,7 @@ class MLP(Problem):
 
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         symmetries = tuple(group.checked(shapes) for group in self.symmetries())
-        return Optimizee(model, batches(), loss, symmetries, data, draw)
+        return Optimizee(model, batches(), loss, symmetries, data, draw, self.batch_size)
 
     def symmetries(self) -> tuple[SymmetryGroup, ...]:
         """Every exact symmetry of the three kinds, first layer first, softmax's last.
