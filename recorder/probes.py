@@ -30,7 +30,7 @@ from trajectory_tools.recorder.snapshot import Snapshot, no_hooks, untouched
 from trajectory_tools.store.size import ProbePlan
 from trajectory_tools.store.writer import RunWriter
 
-__all__ = ["LossFunction", "Mode", "ProbeOptions", "Prober", "in_rows"]
+__all__ = ["LossFunction", "Mode", "ProbeOptions", "Prober", "check_plan", "in_rows"]
 
 Mode = Literal["train", "eval"]
 STEPS = "loss_fn steps the optimizer; give a function that only computes the loss of a mini-batch"
@@ -94,17 +94,9 @@ class Prober:
         with untouched(self._optimizer, self._modules) as snapshot, no_hooks(self._optimizer, refuse=STEPS):
             given = batches if isinstance(batches, Sized) else list(batches)
             n_samples = len(given) if options.samples is None else options.samples
-            if n_samples < 2:
-                raise BadArgument(f"the spread of {n_samples} mini-batch is not defined; give at least 2")
             plan = ProbePlan(n_samples, options.surrogates, self._space.n_values, options.sketch)
-            itemsize = self._space.dtype.itemsize
-            check_room(
-                f"a probe of {n_samples:,} samples of {self._space.n_values:,} values each",
-                self._folder,
-                disk=plan.bytes(itemsize),
-                memory=plan.memory(itemsize),
-                advice="probe fewer" if options.sketch else "probe fewer, or record a sketch (sketch=, --probe-sketch)",
-            )
+            check_plan(plan)
+            check_room(plan, self._space.dtype.itemsize, self._folder)
             batch_size = _batch_size(given, options)
             if batch_size in probed:
                 size = "single samples" if batch_size == 1 else f"mini-batches of {batch_size or 'unknown size'}"
@@ -121,7 +113,7 @@ class Prober:
                 n_samples=n_samples,
                 n_surrogates=options.surrogates,
                 seed=options.seed,
-                sketch=self._sketch(options),
+                sketch=Sketch(self._space.layout, options.sketch, options.seed) if options.sketch else None,
             )
             if options.samples is None:
                 samples = self._of_batches(loss_fn, given, options, batch_size, snapshot)
@@ -154,16 +146,6 @@ class Prober:
             snapshot.restore_buffers()
             yield gradients, n
 
-    def _sketch(self, options: ProbeOptions) -> Sketch | None:
-        if options.sketch is None:
-            return None
-        if options.sketch > self._space.n_values:
-            raise BadArgument(
-                f"a sketch of {options.sketch:,} coordinates is more than the {self._space.n_values:,} that there are;"
-                " leave it out"
-            )
-        return Sketch(self._space.layout, options.sketch, options.seed)
-
     def _check_mode(self, options: ProbeOptions) -> None:
         for module in self._modules:
             if module.training != (options.mode == "train"):
@@ -173,6 +155,16 @@ class Prober:
                     f" batch normalization); call model.{other}() first, or, if it is trained like this, give"
                     f" mode={found!r}"
                 )
+
+
+def check_plan(plan: ProbePlan) -> None:
+    """Raise ``BadArgument`` for a set of noise samples that cannot be."""
+    if plan.n_samples < 2:
+        raise BadArgument(f"the spread of {plan.n_samples} mini-batch is not defined; give at least 2")
+    if plan.sketch is not None and plan.sketch > plan.n_values:
+        raise BadArgument(
+            f"a sketch of {plan.sketch:,} coordinates is more than the {plan.n_values:,} that there are; leave it out"
+        )
 
 
 Sample = tuple[Gradients, int | None]

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
 from trajectory_tools.errors import BadArgument
+from trajectory_tools.store.size import ProbePlan
 
 __all__ = ["check_room"]
 
 
-def check_room(what: str, folder: Path, *, disk: int, memory: int, advice: str) -> None:
-    """Raise ``BadArgument`` with the sizes where these bytes are more than there are."""
-    for place, needed, there in (("disk", disk, shutil.disk_usage(folder).free), ("memory", memory, free_memory())):
+def check_room(plan: ProbePlan, itemsize: int, folder: Path) -> None:
+    """Raise ``BadArgument`` with the sizes where a probe takes more than there is, of values of so many bytes."""
+    disk, memory = plan.bytes(itemsize), plan.memory(itemsize)
+    for place, needed, there in (("disk", disk, free_disk(folder)), ("memory", memory, free_memory())):
         if there is not None and needed > there:
+            advice = "probe fewer" if plan.sketch else "probe fewer, or record a sketch (sketch=, --probe-sketch)"
             raise BadArgument(
-                f"{what} takes {needed / 1e9:,.2f} GB of {place}, and {there / 1e9:,.2f} GB are free; {advice}"
+                f"a probe of {plan.n_samples:,} samples of {plan.n_values:,} values each takes {needed / 1e9:,.2f} GB"
+                f" of {place}, and {there / 1e9:,.2f} GB are free; {advice}"
             )
+
+
+def free_disk(folder: Path) -> int | None:
+    """Bytes that can be written where the folder is, or will be made; None where the system does not say."""
+    for place in (folder, *folder.parents):
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(place).free
+    return None
 
 
 def free_memory() -> int | None:

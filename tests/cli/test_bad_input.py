@@ -46,6 +46,13 @@ from commands import refused, traj
         ("record digits-mlp --probe-every 0", "every is 0"),
         ("record digits-mlp --probe-every 5 --probe-batches 1", "batches is 1"),
         ("record quadratic --probe-every 5 --probe-samples 4", "its loss is deterministic"),
+        ("record quadratic --probe-every 5 --probe-sketch 11", "a sketch of 11 coordinates is more than the 10 that"),
+        ("record quadratic --probe-every 5 --probe-sketch 11 --dry-run", "a sketch of 11 coordinates is more than"),
+        ("record quadratic --probe-every 5 --probe-surrogates 1000000000000", "GB of disk, and"),
+        (
+            "record digits-mlp --batch-size 1 --probe-every 5 --probe-batches 2 --probe-samples 2",
+            "the mini-batches are single samples already",
+        ),
         ("record", "nothing to record; type `traj record train.py`, or `traj record digits-mlp`"),
         ("record nowhere.py", "there is no script nowhere.py; give the path of a .py file, or a module with -m"),
         ("record empty/", "empty/ is a folder without a __main__.py"),

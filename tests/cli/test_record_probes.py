@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
-from commands import traj
+from commands import TRAJ, traj
 
 PROBED = [
     *("record", "digits-mlp", "--optimizer", "sgd", "--steps", "4"),
@@ -43,3 +44,14 @@ def test_more_mini_batches_than_there_is_room_for_are_refused_before_one_is_draw
     done = traj(*PROBED[:-4], "--probe-batches", "100000000", "-o", "run", cwd=tmp_path, code=2)
     assert "a probe of 100,000,000 samples of 1,510 values each takes 1,208.0" in done.stderr
     assert "record a sketch" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_not_replaced_by_one_that_cannot_be_probed(tmp_path):
+    traj(*PROBED, "-o", "run", cwd=tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    words = [str(TRAJ), *PROBED, "--probe-sketch", "1511", "--force", "-o", "run"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "a sketch of 1,511 coordinates is more than the 1,510 that there are" in done.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

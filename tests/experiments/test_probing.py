@@ -122,3 +122,9 @@ def test_to_json_can_be_compared_after_reading():
     assert json.loads(json.dumps(probing.to_json())) == probing.to_json()
     assert [probing(step) for step in (0, 1, 5)] == [True, False, True]
     assert probing.n_probed(5) == 1
+
+
+def test_an_optimizer_that_evaluates_the_loss_itself_is_refused():
+    optimizee = make_problem("quadratic").start(0)
+    with pytest.raises(BadArgument, match="LBFGS evaluates the loss several times"):
+        Probing().check(optimizee, torch.optim.LBFGS(optimizee.model.parameters()))

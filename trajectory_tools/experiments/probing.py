@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 from trajectory_tools.errors import BadArgument
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch.optim import Optimizer
+
     from trajectory_tools.problems import Optimizee
     from trajectory_tools.recorder import Recorder
     from trajectory_tools.store.size import ProbePlan
@@ -60,15 +64,29 @@ class Probing:
         """For run.json."""
         return {**asdict(self), "at": list(self.at)}
 
-    def check(self, optimizee: Optimizee) -> None:
-        """Raise ``BadArgument`` where the optimizee cannot be probed like this, before anything is recorded."""
-        from trajectory_tools.recorder.probe_gradients import check_single_samples
+    def check(self, optimizee: Optimizee, optimizer: Optimizer, folder: Path | None = None) -> None:
+        """Raise ``BadArgument`` where the optimizee cannot be probed like this, before anything is recorded.
 
+        Also where there is no room for a probe in the ``folder`` that is to be made, if one is.
+        """
+        from trajectory_tools.recorder.probe_gradients import check_single_samples
+        from trajectory_tools.recorder.probe_updates import check_optimizer
+        from trajectory_tools.recorder.probes import check_plan
+        from trajectory_tools.recorder.room import check_room
+
+        check_optimizer(optimizer)
         if optimizee.draw is None:
             raise BadArgument("this problem has no stream of mini-batches beside that of its training to probe with")
         if self.samples:
             check_single_samples(optimizee.model)
             optimizee.draw(self.samples)
+            if self.batches and optimizee.batch_size == 1:
+                raise BadArgument("probe: the mini-batches are single samples already; leave one of the two out")
+        parameters = list(optimizee.model.parameters())
+        for plan in self.plans(sum(parameter.numel() for parameter in parameters)):
+            check_plan(plan)
+            if folder is not None:
+                check_room(plan, max(parameter.element_size() for parameter in parameters), folder)
 
     def prober(self, recorder: Recorder, optimizee: Optimizee, seed: int, n_steps: int) -> Callable[[int], None]:
         """What to call in front of each step, with its number."""

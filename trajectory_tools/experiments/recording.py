@@ -75,6 +75,8 @@ class Experiment:
         from trajectory_tools.experiments.training import train
 
         optimizee, recorder = self._recorder(path, seed, steps, probing, recorder_options)
+        if probing is not None:
+            probing.check(optimizee, recorder.optimizers[0], recorder.path)
         with recorder:
             probe = None if probing is None else probing.prober(recorder, optimizee, seed, steps)
             if on_start is not None:
@@ -107,6 +109,8 @@ class Experiment:
         number that cannot be used.
         """
         optimizee, recorder = self._recorder("dry-run", seed, steps, probing, recorder_options)
+        if probing is not None:
+            probing.check(optimizee, recorder.optimizers[0])
         if on_start is not None:
             on_start(recorder)
         size = recorder.size(steps)
@@ -127,8 +131,6 @@ class Experiment:
             raise BadArgument(f"the seed is {seed}; give a number from 0 to {SEED_LIMIT - 1}")
         spec = OPTIMIZERS[self.optimizer].make(self.options).fitted(self.problem)
         optimizee = self.problem.start(seed)
-        if probing is not None:
-            probing.check(optimizee)
         optimizer = spec.build(optimizee.model.parameters())
         described = spec.describe(optimizer)
         options = {"compression": "zstd", **given}
