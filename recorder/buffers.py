@@ -10,14 +10,14 @@ from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["Buffers"]
 
-LENGTHS_KEPT = 2
-"""With stats of every step and tensors of every n-th, steps of two lengths alternate."""
+LENGTHS_KEPT = 3
+"""With tensors of every n-th step, steps of two lengths alternate; a probe has samples, surrogates and a mean."""
 
 
 class Buffers:
     """Arrays that are handed out again once they are given back, by whichever thread.
 
-    Kept are those of the lengths that were asked for last; what is given back of another is let go.
+    Kept are those of the ``LENGTHS_KEPT`` lengths that were asked for last; what is given back of another is let go.
     """
 
     def __init__(self) -> None:

@@ -51,7 +51,8 @@ class FlatSpace:
 
     def __init__(self, named: Sequence[Named], buffers: Buffers) -> None:
         self.tensors = [each.tensor for each in named]
-        self.numels = [real(tensor).numel() for tensor in self.tensors]
+        self._shapes = [real(tensor).shape for tensor in self.tensors]
+        self.numels = [shape.numel() for shape in self._shapes]
         self.dtype = torch.float64 if any(real(t).dtype == torch.float64 for t in self.tensors) else torch.float32
         names = (each.name for each in named)
         self.layout = RowLayout.of(dict(zip(names, self.numels, strict=True)), str(self.dtype).removeprefix("torch."))
@@ -81,17 +82,13 @@ class FlatSpace:
         """A sample as a row of its own."""
         self.sparse |= {i: g.sparse_dim() for i, g in enumerate(gradients) if g is not None and g.is_sparse}
         rows = self.rows(1, present_in(gradients))
-        self.fill(self.places(rows)[0], gradients)
+        self.fill(rows, 0, gradients)
         return rows
 
-    def places(self, rows: Rows) -> list[tuple[Tensor, ...]]:
-        """Where, in each row, the gradient of each parameter that has one belongs."""
-        columns = [column.unbind() for column in self._columns(rows)]
-        return list(zip(*columns, strict=True)) if columns else [()] * len(rows)
-
     @torch.no_grad()
-    def fill(self, places: tuple[Tensor, ...], gradients: Gradients) -> None:
-        """Copy a sample's gradients to their places in a row."""
+    def fill(self, rows: Rows, i: int, gradients: Gradients) -> None:
+        """Copy a sample's gradients into row i."""
+        places = [column[0] for column in self._columns(rows.grads[i : i + 1], rows.present)]
         if places:
             torch._foreach_copy_(places, [real(gradient) for gradient in gradients if gradient is not None])
 
@@ -99,7 +96,7 @@ class FlatSpace:
         """Rows of n samples, (n, *shape) of each parameter."""
         rows = self.rows(n, present_in(stacked))
         there = [gradient for gradient in stacked if gradient is not None]
-        for columns, gradient in zip(self._columns(rows), there, strict=True):
+        for columns, gradient in zip(self._columns(rows.grads, rows.present), there, strict=True):
             columns.copy_(real(gradient).view(columns.shape))
         return rows
 
@@ -139,13 +136,11 @@ class FlatSpace:
                 shaped.append(dense.to_sparse(self.sparse[i]) if i in self.sparse else dense)
         return shaped
 
-    def _columns(self, rows: Rows) -> Iterator[Tensor]:
-        """The gradients as (n, *shape) of each parameter that has one."""
-        start = 0
-        for i, (tensor, numel) in enumerate(zip(self.tensors, self.numels, strict=True)):
-            if rows.present is None or rows.present[i]:
-                yield rows.grads[:, start : start + numel].view(len(rows), *real(tensor).shape)
-                start += numel
+    def _columns(self, grads: Tensor, present: Present) -> Iterator[Tensor]:
+        """Rows of gradients as (n, *shape) of each parameter that has one."""
+        there = [i for i in range(len(self.numels)) if present is None or present[i]]
+        parts = grads.split([self.numels[i] for i in there], 1) if there else ()
+        yield from (part.view(len(grads), *self._shapes[i]) for i, part in zip(there, parts, strict=True))
 
 
 def real(tensor: Tensor) -> Tensor:

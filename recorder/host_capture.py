@@ -16,6 +16,7 @@ from trajectory_tools.recorder.capture import PLAIN, Capture, Captured, real
 from trajectory_tools.recorder.names import Named
 from trajectory_tools.recorder.projector import Projector
 from trajectory_tools.recorder.sweep import (
+    BLOCK_VALUES,
     Block,
     Blocks,
     Scratch,
@@ -56,6 +57,7 @@ class HostCapture(Capture):
         self._width = np.dtype(self.layout.dtype)
         self._buffers = Buffers()
         self._plans: dict[bytes, Plan] = {}
+        self._scratch: list[Scratch] = []  # fresh memory costs more than what is done in it
         self._all = self.plan(np.ones(len(self.tensors), bool))
         chosen, names, numels = self.selection, self._names, self._numels
         self._projector: Projector | None = None
@@ -162,7 +164,10 @@ class HostCapture(Capture):
                 if kind in projected:
                     projected[kind].see(block, values)
 
-        sweep(plan.blocks, visit, self._width, torch.get_num_threads())
+        threads = torch.get_num_threads()
+        while len(self._scratch) < threads:
+            self._scratch.append(Scratch(min(BLOCK_VALUES, self._all.blocks.n_values), self._width))
+        sweep(plan.blocks, visit, self._scratch[:threads])
         self._pieces |= pieces
         self._values |= {kind: found.values().astype(self._width) for kind, found in projected.items()}
 

@@ -177,7 +177,7 @@ def in_rows(
     """The samples in rows, ``size`` at a time where they can be; beside a row of its own its gradients as they were."""
     rows: Rows | None = None
     there: list[bool] = []
-    filled = 0
+    filled, room = 0, size()
     for gradients, n in samples:
         if n is not None:
             at_a_time = size()
@@ -189,15 +189,15 @@ def in_rows(
         alone = size() == 1 or any(g is not None and g.layout is not torch.strided for g in gradients)
         if rows is not None and (alone or there != before):
             yield rows.first(filled), None
-            rows = None
+            rows, room = None, 1  # it may go on like this: then most of a large buffer would stay empty
         if alone:
             yield space.row_of(gradients), gradients
             continue
         if rows is None:
-            rows, filled = space.rows(size(), present_in(gradients)), 0
-            places = space.places(rows)
+            rows, filled = space.rows(min(room, size()), present_in(gradients)), 0
+            room *= 2
         # Copied at once: the next sample's gradients may come in the same memory (DDP's buckets, buffers of prepare).
-        space.fill(places[filled], gradients)
+        space.fill(rows, filled, gradients)
         filled += 1
         if filled == len(rows):
             yield rows, None

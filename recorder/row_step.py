@@ -44,7 +44,10 @@ look at a parameter as a whole, or may, and are not in the list.
 """
 
 KEPT_BYTES = 24 * 2**20
-"""Above what one step allocates at a time, below what glibc never keeps (32 MB)."""
+"""Above what one step allocates at a time, below what glibc never keeps (32 MB).
+
+That it keeps blocks of this size holds for the whole process, as after any array of this size that a program frees.
+"""
 
 UNSUITED = ("fused", "differentiable", "capturable")
 """Options with which a step is another computation."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,26 +27,41 @@ SLAB_VALUES = 2**20
 MIN_STEPS, MAX_STEPS = 4, 32
 """How many steps a slab holds: fewer are not worth it, more gain nothing."""
 
+MAX_PARAMETERS = 128
+"""Of more, the tensors that stand for their places in the slab would be the larger part of it."""
+
 Floats = NDArray[np.floating]
 
 
 def fits_slab(named: Sequence[Named]) -> bool:
     """Whether the network is small enough."""
-    return 3 * MIN_STEPS * sum(real(each.tensor).numel() for each in named) <= SLAB_VALUES
+    n_values = sum(real(each.tensor).numel() for each in named)
+    return len(named) <= MAX_PARAMETERS and 3 * MIN_STEPS * n_values <= SLAB_VALUES
 
 
 class SlabCapture(HostCapture):
     """``HostCapture`` with stats, of a small network.
 
-    In a step θ_t, g_t and θ_{t+1} are copied next to those of the steps before. Once there are enough of them they are
-    measured, one after the other; or before that, when the writer wants to see the numbers. A step of which whole
-    tensors are recorded, or projections, goes the usual way.
+    In a step θ_t, θ_{t+1} and g_t are copied next to those of the steps before. Once there are enough of them, or other
+    parameters have a gradient, they are measured, one after the other; or before that, when the writer wants to see the
+    numbers. A step of which whole tensors are recorded, or projections, goes the usual way.
     """
 
     def __init__(self, named: Sequence[Named], *args: Any, **kwargs: Any) -> None:
         super().__init__(named, *args, **kwargs)
-        self._slabs: dict[bytes, Slab] = {}
-        self._slab = self._slab_of([True] * len(self.tensors))
+        n = self._all.blocks.n_values
+        self._shapes = [real(tensor).shape for tensor in self.tensors]
+        self._n_steps = min(SLAB_VALUES // max(3 * n, 1), MAX_STEPS)
+        self._places: list[tuple[list[Tensor], list[Tensor]]] = []  # of θ_t and θ_{t+1}, in each row of the slab
+        self._grad_places: dict[int, list[Tensor]] = {}  # the same, of the gradients that there are now
+        self._chosen = _places_of(range(len(self.tensors)), self._numels, self._picked)
+        self._turn = 0  # the row of the step that is being made
+        self._batch: Batch | None = None
+
+    @cached_property
+    def _slab(self) -> Floats:
+        """(steps, 3 n_values): θ_t, θ_{t+1}, and the gradients that there are."""
+        return np.empty((self._n_steps, 3 * self._all.blocks.n_values), self._width)
 
     def before(self, record: bool = True) -> None:
         """Copy θ_t."""
@@ -54,7 +70,10 @@ class SlabCapture(HostCapture):
             super().before(record)
             return
         self._record, self._graded = record, False
-        copy(self.tensors, self._slab.param)
+        if self._turn == len(self._places):
+            n, row = self._all.blocks.n_values, self._slab[self._turn]
+            self._places.append((_shaped(row[:n], self._shapes), _shaped(row[n : 2 * n], self._shapes)))
+        copy(self.tensors, self._places[self._turn][0])
 
     @np.errstate(all="ignore")  # NaN and Inf are data here
     def gradients(self, scale: Tensor | None = None, given: Sequence[Tensor | None] | None = None) -> None:
@@ -65,108 +84,92 @@ class SlabCapture(HostCapture):
         self._graded = True
         grads = [tensor.grad for tensor in self.tensors] if given is None else given
         there = [grad is not None for grad in grads]
-        if there != self._slab.there:
-            before, self._slab = self._slab, self._slab_of(there)
-            self._slab.theta[:] = before.theta
-        copy([grad for grad in grads if grad is not None], self._slab.grad)
+        if self._batch is None or there != self._batch.there:
+            self._batch, self._grad_places = self._begin(there), {}
+        found = [grad for grad in grads if grad is not None]
+        if (places := self._grad_places.get(self._turn)) is None:
+            shapes = [self._shapes[i] for i in self._batch.plan.there]
+            places = self._grad_places[self._turn] = _shaped(self._gradient, shapes)
+        if given is not None:  # in any shape
+            found = [real(grad).reshape(place.shape) for grad, place in zip(found, places, strict=True)]
+        copy(found, places)
         if scale is not None:
-            self._slab.gradient /= float(scale)
+            self._gradient /= float(scale)
 
+    @np.errstate(all="ignore")
     def after(self, step: int) -> Captured:
         """Copy θ_{t+1}, and hand over what was chosen of this step, and its numbers, which are yet to be made."""
         if not self._in_slab:
             return super().after(step)
         if not self._graded:
             self.gradients()
-        slab = self._slab
-        copy(self.tensors, slab.moved)
-        rows = self._rows_of(slab, step) if self._record else None
-        return Captured(rows, slab.end(step))
+        assert self._batch is not None
+        copy(self.tensors, self._places[self._turn][1])
+        rows = self._rows_of(self._batch.plan, step) if self._record else None
+        stats = self._batch.end(step)
+        self._turn = (self._turn + 1) % self._n_steps
+        if self._turn == 0:
+            self._batch = self._begin(self._batch.there)
+        return Captured(rows, stats)
 
-    def _rows_of(self, slab: Slab, step: int) -> StepRows:
+    def _begin(self, there: list[bool]) -> Batch:
+        """The batch of the steps from this row of the slab on, in which these parameters have a gradient."""
+        if self._batch is not None:
+            self._batch.measure()
+        return Batch(self.plan(np.array(there, bool)), there, self._slab, self._turn)
+
+    @property
+    def _gradient(self) -> Floats:
+        """The gradients of the step that is being made."""
+        assert self._batch is not None
+        n, m = self._all.blocks.n_values, self._batch.plan.blocks.n_values
+        return self._slab[self._turn, 2 * n : 2 * n + m]
+
+    def _rows_of(self, plan: Plan, step: int) -> StepRows:
         """The chosen coordinates."""
-        param = slab.theta[slab.chosen]
-        values = {"param": param, "update": slab.moved_theta[slab.chosen] - param}
-        values["grad"] = slab.gradient[slab.chosen_there]
-        values = {kind: found for kind, found in values.items() if kind in self._save}
-        self._present = None if all(slab.there) else slab.plan.present
+        n, row = self._all.blocks.n_values, self._slab[self._turn]
+        theta, moved = row[:n], row[n : 2 * n]
+        values = {}
+        if "param" in self._save:
+            values["param"] = theta[self._chosen]
+        if "update" in self._save:
+            values["update"] = moved[self._chosen] - theta[self._chosen]
+        if "grad" in self._save:
+            values["grad"] = self._gradient[_places_of(plan.there, self._numels, self._picked)]
+        self._present = None if plan.present.all() else plan.present
         return StepRows(step, self.layout, values, self._present_rows(values))
-
-    def _slab_of(self, there: list[bool]) -> Slab:
-        key = bytes(there)
-        if key not in self._slabs:
-            shapes = [real(tensor).shape for tensor in self.tensors]
-            self._slabs[key] = Slab(self.plan(np.array(there, bool)), shapes, self._picked, self._width)
-        return self._slabs[key]
-
-
-class Slab:
-    """Room for θ_t, θ_{t+1} and g_t of some steps, as rows.
-
-    ``there``: which parameters have a gradient. Of the step that is being made, ``theta``, ``moved_theta`` and
-    ``gradient`` are its values, ``param``, ``moved`` and ``grad`` the same as tensors of the parameters' shapes.
-    ``chosen`` are the places of the recorded coordinates among all values, ``chosen_there`` among those of gradients.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        shapes: Sequence[torch.Size],
-        picked: Mapping[int, NDArray[np.int64] | None],
-        dtype: np.dtype[np.floating],
-    ) -> None:
-        self.plan, self.there = plan, plan.present.tolist()
-        numels = [shape.numel() for shape in shapes]
-        n, m = sum(numels), plan.blocks.n_values
-        self.chosen = _places(range(len(shapes)), numels, picked)
-        self.chosen_there = _places(plan.there, numels, picked)
-        steps = max(1, min(SLAB_VALUES // max(3 * n, 1), MAX_STEPS))
-        self._values = np.empty((steps, 2 * n + m), dtype)
-        self._theta, self._moved = self._values[:, :n], self._values[:, n : 2 * n]
-        self._gradient = self._values[:, 2 * n :]
-        self._places = [
-            [_shaped(values, of) for values, of in ((row[:n], shapes), (row[n : 2 * n], shapes))]
-            + [_shaped(row[2 * n :], [shapes[i] for i in plan.there])]
-            for row in self._values
-        ]
-        self._batch = Batch(plan, self._theta, self._moved, self._values)
-        self._turn(0)
-
-    def end(self, step: int) -> StepStats:
-        """The step is made: its numbers."""
-        batch, i = self._batch, self._step
-        batch.n_steps = i + 1
-        if batch.n_steps == len(self._values):
-            batch.measure()
-            self._batch = Batch(self.plan, self._theta, self._moved, self._values)
-        self._turn(self._batch.n_steps)
-        return StepStats(step, self.plan.layout, batch.pieces[i], batch.measure)
-
-    def _turn(self, i: int) -> None:
-        """To the next step's row."""
-        self._step = i
-        self.theta, self.moved_theta, self.gradient = self._theta[i], self._moved[i], self._gradient[i]
-        self.param, self.moved, self.grad = self._places[i]
 
 
 class Batch:
-    """The numbers of the first ``n_steps`` of a slab: ``pieces``, (steps, 5, pieces), see ``stats_rows``."""
+    """Steps in neighbouring rows of a slab, from ``first`` on, that are measured together.
 
-    def __init__(self, plan: Plan, theta: Floats, moved: Floats, values: Floats) -> None:
-        self.n_steps = self._measured = 0
-        self.pieces = np.empty((len(values), 5, len(plan.layout.owner)))
-        self._plan, self._theta, self._moved, self._values = plan, theta, moved, values
-        self._scratch = Scratch(values.shape[1], values.dtype)
+    ``there``: which parameters have a gradient. ``pieces``: (steps, 5, pieces), their numbers, see ``stats_rows``.
+    """
+
+    def __init__(self, plan: Plan, there: list[bool], slab: Floats, first: int) -> None:
+        self.plan, self.there, self._slab, self._first = plan, there, slab, first
+        self._made = self._measured = 0
+        self._pieces = np.empty((len(slab) - first, 5, len(plan.layout.owner)))
+        self._scratch = Scratch(slab.shape[1], slab.dtype)
         self._lock = threading.Lock()  # the writer may ask while the training goes on
+
+    def end(self, step: int) -> StepStats:
+        """The next step is made: its numbers."""
+        stats = StepStats(step, self.plan.layout, self._pieces[self._made], self.measure)
+        self._made += 1
+        return stats
 
     @np.errstate(all="ignore")  # NaN and Inf are data here, and counted
     def measure(self) -> None:
         """Subtract and measure what was not yet."""
+        n = self._slab.shape[1] // 3
         with self._lock:
-            for i in range(self._measured, self.n_steps):
-                np.subtract(self._moved[i], self._theta[i], out=self._moved[i])
-                if self._plan.starts.size:
-                    measure(self._values[i], self._plan.starts, self.pieces[i], self._scratch)
+            for i in range(self._measured, self._made):
+                row = self._slab[self._first + i]
+                np.subtract(row[n : 2 * n], row[:n], out=row[n : 2 * n])
+                if self.plan.starts.size:
+                    values = row[: 2 * n + self.plan.blocks.n_values]
+                    measure(values, self.plan.starts, self._pieces[i], self._scratch)
                 self._measured = i + 1
 
 
@@ -183,7 +186,7 @@ def _shaped(values: Floats, shapes: Sequence[torch.Size]) -> list[Tensor]:
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _places(
+def _places_of(
     there: Sequence[int], numels: Sequence[int], picked: Mapping[int, NDArray[np.int64] | None]
 ) -> NDArray[np.int64]:
     """Where the picked coordinates are in the parameters ``there``, one behind the other."""

@@ -83,7 +83,6 @@ class Blocks:
                 owner += there
             first = last
         self.owner = np.array(owner, np.intp)
-        self.scratch: deque[Scratch] = deque()  # fresh memory costs more than what is done in it
 
 
 class Scratch:
@@ -111,28 +110,27 @@ class Scratch:
 Visit = Callable[[Block, Scratch], None]
 
 
-def sweep(blocks: Blocks, visit: Visit, dtype: DTypeLike, threads: int) -> None:
-    """Call ``visit`` with each block, on so many threads where the network is large."""
-    largest = max((len(block) for block in blocks.blocks), default=0)
-    shares = min(threads, len(blocks.blocks)) if blocks.n_values >= THREADED_VALUES else 1
-
+def sweep(blocks: Blocks, visit: Visit, scratch: Sequence[Scratch]) -> None:
+    """Call ``visit`` with each block, where the network is large on a thread for each ``scratch``."""
     # Each takes the next block when it is done with one: torch's threads, which wait for work by spinning, hold the
     # others up for their first milliseconds.
-    left = iter(blocks.blocks)
+    left = deque(blocks.blocks)
 
-    def go_through() -> None:
-        scratch = blocks.scratch.pop() if blocks.scratch else Scratch(largest, dtype)
+    def go_through(own: Scratch) -> None:
         with np.errstate(all="ignore"):  # NaN and Inf are data here, and counted
-            for block in left:
-                visit(block, scratch)
-        blocks.scratch.append(scratch)
+            while left:
+                try:
+                    block = left.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                visit(block, own)
 
-    if shares <= 1:
-        go_through()
+    if blocks.n_values < THREADED_VALUES or len(scratch) == 1:
+        go_through(scratch[0])
         return
-    with ThreadPoolExecutor(shares - 1, "trajectory-sweep") as pool:
-        others = [pool.submit(go_through) for _ in range(1, shares)]
-        go_through()
+    with ThreadPoolExecutor(len(scratch) - 1, "trajectory-sweep") as pool:
+        others = [pool.submit(go_through, own) for own in scratch[1 : len(blocks.blocks)]]
+        go_through(scratch[0])
         for other in others:
             other.result()
 

@@ -25,6 +25,7 @@ from trajectory_tools.recorder.buffers import Buffers
 from trajectory_tools.recorder.flat_space import FlatSpace
 from trajectory_tools.recorder.names import Named
 from trajectory_tools.recorder.probe_updates import Updates
+from trajectory_tools.recorder.probes import in_rows
 from trajectory_tools.recorder.snapshot import untouched
 from trajectory_tools.run import open_run
 
@@ -86,6 +87,21 @@ def test_the_step_over_rows_is_to_the_bit_the_optimizers_own(name):
                     own._row_step = None
                     own.make(one)
                     assert torch.equal(found.updates[i], one.updates[0])
+
+
+def test_samples_whose_gradients_come_and_go_take_little_more_room_than_they_fill():
+    parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))]
+    space = FlatSpace([Named(str(i), p) for i, p in enumerate(parameters)], Buffers())
+    there = [True] * 5 + [i % 2 == 0 for i in range(40)] + [True] * 50
+    samples = [([torch.full((3,), float(i)), torch.ones(2) if has else None], None) for i, has in enumerate(there)]
+    found, room = [], []
+    for rows, gradients in in_rows(samples, space, lambda: 16):
+        assert gradients is None
+        room.append(rows.grads.untyped_storage().nbytes() / (2 * 4 * 5))
+        found += rows.grads[:, 0].tolist()
+        assert rows.grads.shape[1] == 3 + 2 * (rows.present is None)
+    assert found == list(range(len(there)))
+    assert sum(room) <= 16 + 2 * len(there)
 
 
 def test_single_samples_are_those_of_a_loop_and_their_mean_is_the_batchs(tmp_path):

@@ -1,5 +1,7 @@
 """Stats of small networks, whose steps are measured some at a time: each step's numbers are that step's own."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,3 +83,42 @@ def test_numbers_may_be_asked_for_before_the_slab_is_full():
     largest = np.array([stats.pieces[2] for stats in made])  # of param, update and gradient
     to = np.arange(1.0, MAX_STEPS + 3)
     np.testing.assert_array_equal(largest, np.stack([to - 1, np.ones_like(to), to], axis=1))
+
+
+def test_an_update_of_infinities_is_no_warning(tmp_path):
+    """Which would end the recording where warnings are errors."""
+    weight = nn.Parameter(torch.full((4,), float("inf")))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    with warnings.catch_warnings(action="error"), Recorder(tmp_path / "run", None, optimizer, subsample=2) as recorder:
+        for _ in range(3):
+            weight.grad = torch.ones(4)
+            optimizer.step()
+            recorder.log(loss=0.0)
+    assert open_run(tmp_path / "run").stats()["update_nonfinite"].tolist() == [4, 4, 4]
+
+
+def test_gradients_that_are_given_may_be_flat(tmp_path):
+    weight = nn.Parameter(torch.zeros(2, 3))
+    recorder = Recorder(tmp_path / "run", [("w", weight)], None, save=[])
+    with recorder, recorder.step(grads={"w": torch.arange(6.0)}):
+        weight.data.add_(1)
+    assert open_run(tmp_path / "run").stats()["grad_norm"].tolist() == pytest.approx([55**0.5])
+
+
+def test_gradients_that_come_and_go_at_every_step_take_no_more_memory():
+    weights = [nn.Parameter(torch.zeros(50)) for _ in range(12)]
+    capture = SlabCapture([Named(str(i), weight) for i, weight in enumerate(weights)], [], stats=True)
+    slab, rng = capture._slab, np.random.default_rng(0)
+    for step in range(3 * MAX_STEPS):
+        there = rng.random(12) < 0.5
+        capture.before(record=False)
+        for weight, has in zip(weights, there, strict=True):
+            weight.grad = torch.full((50,), float(step)) if has else None
+        capture.gradients()
+        stats = capture.after(step).stats
+        stats.ready()
+        assert stats.layout.grads.tolist() == there.tolist()
+        np.testing.assert_array_equal(stats.pieces[2, 24:], step)
+    assert capture._slab is slab
+    assert len(capture._places) == len(slab)
+    assert len(capture._grad_places) <= len(slab)

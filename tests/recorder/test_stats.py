@@ -146,7 +146,7 @@ def test_pieces_of_any_sizes(sizes, seed, special):
     def visit(block, scratch):
         measure(flat[block.start : block.stop], block.starts, out[:, block.pieces], scratch)
 
-    sweep(blocks, visit, np.float32, 1)
+    sweep(blocks, visit, [Scratch(sum(sizes), np.float32)])
     assert blocks.owner.tolist() == [i for i, n in enumerate(sizes) if n]
     for column, i in enumerate(blocks.owner):
         norm, *others = naive(arrays[i].astype(float))

@@ -43,7 +43,7 @@ def pooled_block(x: Floats) -> float:
 
 
 def pooled_block_resampled(x: Floats, resamples: int, rng: np.random.Generator) -> Floats:
-    """α̂ of bootstrap resamples: (resamples,).
+    """1/α̂ of bootstrap resamples, which may be negative: (resamples,).
 
     1/α̂ is a mean over blocks, so blocks are drawn again: all those that begin in one sample together (a sample's
     coordinates are not independent), or one by one where a sample is shorter than a block.
@@ -57,7 +57,7 @@ def pooled_block_resampled(x: Floats, resamples: int, rng: np.random.Generator) 
     unit = np.arange(len(blocks)) * length // width if width >= length else np.arange(len(blocks))
     sums, sizes = np.bincount(unit, gains), np.bincount(unit)
     drawn = rng.integers(0, len(sums), (resamples, len(sums)))
-    return _alpha(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), length)
+    return sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1) / math.log(length)
 
 
 def block_length(n_values: int) -> int:

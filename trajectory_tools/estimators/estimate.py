@@ -123,7 +123,7 @@ def _pooled(
     interval = UNKNOWN
     if resamples:
         # 1/α̂ is a mean over blocks, which has a standard error.
-        low, high = normal_interval(1 / value, 1 / pooled_block_resampled(centred, resamples, rng), confidence)
+        low, high = normal_interval(1 / value, pooled_block_resampled(centred, resamples, rng), confidence)
         interval = 1 / high, math.inf if low <= 0 else 1 / low
     note = ""
     if not math.isfinite(value):

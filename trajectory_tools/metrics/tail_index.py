@@ -52,8 +52,8 @@ class TailIndexMetric(Metric[None, list[ProbeRow]]):
 
     With the suffix ``_null`` what the same estimator says of Gaussian noise of the same sample covariance: value is the
     median, low and high the 5 and 95 % points of ``n`` draws. With ``_surrogate`` (updates only, where surrogates were
-    recorded) what it says of the updates that the optimizer makes from Gaussian *gradients* of the same covariance: low
-    and high the 5 and 95 % points over resamples. With ``_spread`` the quartiles over the ``n`` coordinates or
+    recorded) what it says of the updates that the optimizer makes from Gaussian *gradients* of the same covariance,
+    with the bootstrap interval of that. With ``_spread`` the quartiles over the ``n`` coordinates or
     directions.
 
     - ``student_gain``, ``stable_gain``: how many nats per sample Student's t and the α-stable law are more likely than
