@@ -139,7 +139,7 @@ class FlatSpace:
     def _columns(self, grads: Tensor, present: Present) -> Iterator[Tensor]:
         """Rows of gradients as (n, *shape) of each parameter that has one."""
         there = [i for i in range(len(self.numels)) if present is None or present[i]]
-        parts = grads.split([self.numels[i] for i in there], 1) if there else ()
+        parts = torch.split(grads, [self.numels[i] for i in there], 1) if there else ()
         yield from (part.view(len(grads), *self._shapes[i]) for i, part in zip(there, parts, strict=True))
 
 

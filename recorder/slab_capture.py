@@ -54,7 +54,7 @@ class SlabCapture(HostCapture):
         self._n_steps = min(SLAB_VALUES // max(3 * n, 1), MAX_STEPS)
         self._places: list[tuple[list[Tensor], list[Tensor]]] = []  # of θ_t and θ_{t+1}, in each row of the slab
         self._grad_places: dict[int, list[Tensor]] = {}  # the same, of the gradients that there are now
-        self._chosen = _places_of(range(len(self.tensors)), self._numels, self._picked)
+        self._chosen_places = _places_of(range(len(self.tensors)), self._numels, self._picked)
         self._turn = 0  # the row of the step that is being made
         self._batch: Batch | None = None
 
@@ -94,7 +94,7 @@ class SlabCapture(HostCapture):
             found = [real(grad).reshape(place.shape) for grad, place in zip(found, places, strict=True)]
         copy(found, places)
         if scale is not None:
-            self._gradient /= float(scale)
+            np.divide(self._gradient, float(scale), out=self._gradient)
 
     @np.errstate(all="ignore")
     def after(self, step: int) -> Captured:
@@ -131,9 +131,9 @@ class SlabCapture(HostCapture):
         theta, moved = row[:n], row[n : 2 * n]
         values = {}
         if "param" in self._save:
-            values["param"] = theta[self._chosen]
+            values["param"] = theta[self._chosen_places]
         if "update" in self._save:
-            values["update"] = moved[self._chosen] - theta[self._chosen]
+            values["update"] = moved[self._chosen_places] - theta[self._chosen_places]
         if "grad" in self._save:
             values["grad"] = self._gradient[_places_of(plan.there, self._numels, self._picked)]
         self._present = None if plan.present.all() else plan.present
