@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,10 +54,8 @@ def record_script(
     script = Script(module or target or "", arguments, is_module=module is not None)
     folder = output or Path("runs") / script.name
     _check_options(options)
-    if (
-        options["if_exists"] == "error" and os.environ.get("RANK", "0") == "0"
-    ):  # rank 0 may have begun before the others
-        _refuse_runs_in(folder)
+    if os.environ.get("RANK", "0") == "0":  # which may have begun before the others look
+        _check_folder(folder, replace=options["if_exists"] == "replace")
     folder = folder.absolute()  # a script may change its working directory
     observer = Observer(folder, options, index=index, say=_say)
     if sys.excepthook.__module__.startswith("typer"):
@@ -80,6 +77,8 @@ def _run_by(target: str | None, module: str | None) -> list[str]:
 
 def _check_options(options: Mapping[str, Any]) -> None:
     """What can be found wrong before the script begins."""
+    from trajectory_tools.store.selection import Selection
+
     for column in options["save"]:
         if column not in COLUMNS:
             raise UnknownName("column to save", column, COLUMNS)
@@ -87,18 +86,20 @@ def _check_options(options: Mapping[str, Any]) -> None:
         raise BadArgument(f"--every is {every}; give 1 or more")
     if options["compression"] not in COMPRESSIONS:
         raise UnknownName("compression", options["compression"], COMPRESSIONS)
-    try:
-        re.compile(options.get("match", ""))
-    except re.error as error:
-        raise BadArgument(f"--match {options['match']!r} is no regular expression ({error})") from error
+    Selection(
+        options.get("match"), options.get("subsample"), options.get("projection"), options.get("selection_seed", 0)
+    )
 
 
-def _refuse_runs_in(folder: Path) -> None:
+def _check_folder(folder: Path, *, replace: bool) -> None:
+    """Raise where it holds a run that is not to be replaced, or anything but runs."""
     from trajectory_tools.recorder.observe import runs_in
+    from trajectory_tools.store.metadata import refuse_foreign
 
-    if folder.exists() and not folder.is_dir():
-        raise OutputExists(f"{folder} is a file; choose a folder to record into")
-    for path in runs_in(folder):
+    there = runs_in(folder)
+    if not there or folder in there:
+        refuse_foreign(folder)
+    for path in () if replace else there:
         which = "" if path == folder else f" ({path.relative_to(folder)})"
         raise OutputExists(
             f"{folder} holds a run already{which}; choose another folder with -o, or replace it with --force"

@@ -16,7 +16,8 @@ from trajectory_tools.recorder.names import Named
 from trajectory_tools.recorder.projector import DeviceProjector
 from trajectory_tools.recorder.ranks import local
 from trajectory_tools.store.rows import RowLayout, StepRows
-from trajectory_tools.store.selection import Selection, sampled_coordinates
+from trajectory_tools.store.sampling import sampled_coordinates
+from trajectory_tools.store.selection import Selection
 from trajectory_tools.store.stats_rows import StepStats
 
 __all__ = ["PLAIN", "Capture", "Captured", "real"]

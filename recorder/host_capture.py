@@ -27,7 +27,8 @@ from trajectory_tools.recorder.sweep import (
     sweep,
 )
 from trajectory_tools.store.rows import StepRows
-from trajectory_tools.store.selection import Selection, sampled_coordinates
+from trajectory_tools.store.sampling import sampled_coordinates
+from trajectory_tools.store.selection import Selection
 from trajectory_tools.store.stats_rows import StatsLayout, StepStats
 
 __all__ = ["HostCapture", "Plan"]

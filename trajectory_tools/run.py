@@ -24,11 +24,12 @@ from trajectory_tools.store.parts import Part, committed_parts, read_manifest
 from trajectory_tools.store.probe_reading import read_probe_sets
 from trajectory_tools.store.probe_set import ProbeSet
 from trajectory_tools.store.projection import Projection
+from trajectory_tools.store.sampling import sampled_coordinates
 from trajectory_tools.store.schema import (
     TABLES,
     VALUE_COLUMNS,
 )
-from trajectory_tools.store.selection import Selection, sampled_coordinates
+from trajectory_tools.store.selection import Selection
 from trajectory_tools.store.sql import execute
 from trajectory_tools.store.verify import Finding, damaged_parts
 from trajectory_tools.symmetry import SymmetryGroup

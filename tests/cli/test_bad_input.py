@@ -62,11 +62,20 @@ from commands import refused, traj
             "the script's own arguments stand after --: traj record script.py ... -- --epochs 1",
         ),
         ("record script.py --seeds 2", "--seeds cannot be given here: a script says itself how it trains"),
-        ("record script.py --match (", "--match '(' is no regular expression"),
+        ("record script.py --match (", "match is a regular expression, and '(' is none"),
+        ("record script.py --subsample 0", "subsample is 0; give a fraction above 0 and up to 1"),
+        ("record script.py --subsample 200%", "subsample is 2.0; give a fraction above 0 and up to 1"),
+        ("record script.py --subsample nan", "subsample is nan; give a fraction above 0 and up to 1"),
+        ("record script.py --projection 0", "projection is 0; give the number of dimensions"),
+        ("record script.py --subsample 0.5 --projection 4", "give one of subsample and projection, found both"),
+        ("record script.py --selection-seed -1", "the seed of a selection is -1; give a whole number from 0"),
         ("record script.py --save grads", "did you mean grad"),
         ("record script.py --every 0", "--every is 0; give 1 or more"),
         ("record script.py --json", "--json is for built-in problems"),
         ("record script.py -o empty/../script.py", "script.py is a file; choose a folder to record into"),
+        ("record script.py -o foreign", "foreign is not empty and holds no run; choose a new folder"),
+        ("record script.py -f -o foreign", "foreign is not empty and holds no run; choose a new folder"),
+        ("record script.py -f -o other", "other/run.json cannot be read as a run's description"),
         ("record script.py --budget 2GB", "--budget cannot be given here: a script says itself how it trains"),
         ("record script.py --probe-every 5", "--probe-every cannot be given here"),
         ("record digits-mlp --match nothing -o new", "'nothing' is found in no parameter's name; there are: 0.weight"),
@@ -84,6 +93,9 @@ from commands import refused, traj
 def test_refused_with_one_sentence(tmp_path, words, says):
     (tmp_path / "empty").mkdir()
     (tmp_path / "script.py").write_text("print(1)")
+    for name in ("foreign/notes.txt", "other/run.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     assert says in refused(*words.split(), cwd=tmp_path)
     assert sorted(tmp_path.rglob("*")) == before

@@ -18,7 +18,8 @@ from trajectory_tools.recorder.names import Named
 from trajectory_tools.run import open_run
 from trajectory_tools.store.hashing import place_hashes, place_key
 from trajectory_tools.store.projection import Projection
-from trajectory_tools.store.selection import Selection, sampled_coordinates
+from trajectory_tools.store.sampling import sampled_coordinates
+from trajectory_tools.store.selection import Selection
 
 KINDS = ("param", "grad", "update")
 

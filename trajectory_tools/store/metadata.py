@@ -1,4 +1,4 @@
-"""run.json: who, what, how. Written before the first step, replaced as a whole."""
+"""run.json: who, what, how. Written before the first step, replaced as a whole. Importing this loads no NumPy."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trajectory_tools.errors import BadArgument, NotARun, UnsupportedFormat
+from trajectory_tools.errors import BadArgument, NotARun, OutputExists, UnsupportedFormat
 from trajectory_tools.store.files import read_json
-from trajectory_tools.store.schema import FORMAT_NAME, FORMAT_VERSION
 
-__all__ = ["RUN_FILE", "merged_params", "read_metadata"]
+__all__ = ["FORMAT_NAME", "FORMAT_VERSION", "RUN_FILE", "merged_params", "read_metadata", "refuse_foreign"]
 
+FORMAT_NAME = "trajectory-tools"
+FORMAT_VERSION = 1
 RUN_FILE = "run.json"
 
 
@@ -44,6 +45,23 @@ def read_metadata(folder: Path) -> dict[str, Any]:
                 f"{folder / RUN_FILE} cannot be read as a run's description: its {key!r} is missing or damaged"
             )
     return data
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise for a folder that holds anything but a run; what a kill before run.json can leave is nothing."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputExists(f"{folder} is a file; choose a folder to record into")
+    if (folder / RUN_FILE).exists():
+        try:
+            read_metadata(folder)
+        except NotARun as error:
+            raise OutputExists(f"{error}; it is not touched, choose a new folder to record into") from error
+        except UnsupportedFormat:
+            pass  # a run, if one of a newer version
+    elif any(entry.name not in (".lock", f".{RUN_FILE}.tmp") for entry in folder.iterdir()):
+        raise OutputExists(f"{folder} is not empty and holds no run; choose a new folder to record into")
 
 
 def merged_params(earlier: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

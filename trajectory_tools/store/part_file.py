@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trajectory_tools.store.files import move_without_replacing, sync
+from trajectory_tools.store.metadata import FORMAT_VERSION
 from trajectory_tools.store.parts import IDENTITY_KEY, Part, PartId, append_to_manifest, footer_crc32, sha256
-from trajectory_tools.store.schema import FORMAT_VERSION, writer_options
+from trajectory_tools.store.schema import writer_options
 
 __all__ = ["PartFile"]
 

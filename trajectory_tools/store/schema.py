@@ -7,8 +7,6 @@ from typing import Any
 import pyarrow as pa
 
 __all__ = [
-    "FORMAT_NAME",
-    "FORMAT_VERSION",
     "MAX_ROW_VALUES",
     "PROBE_SOURCES",
     "PROBE_TABLES",
@@ -24,9 +22,6 @@ __all__ = [
     "tensors_schema",
     "writer_options",
 ]
-
-FORMAT_NAME = "trajectory-tools"
-FORMAT_VERSION = 1
 
 TABLES = ("scalars", "tensors", "stats", "probes", "probe_products")
 """The folders of a run that hold parts."""

@@ -1,4 +1,7 @@
-"""Which coordinates of which parameters a run records: all, those of some names, a random choice, or a projection."""
+"""Which coordinates of which parameters a run records: all, those of some names, a random choice, or a projection.
+
+Importing this loads no NumPy: ``traj record`` checks what it is told before a script sets up the process.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from trajectory_tools.errors import BadArgument
-from trajectory_tools.store.hashing import place_hashes, place_key
 
-__all__ = ["Selection", "sampled_coordinates"]
+__all__ = ["Selection"]
 
-HASHED_AT_ONCE = 2**21
 MAX_DIMS = 2**16
 
 
@@ -27,7 +25,7 @@ class Selection:
 
     ``subsample``: a fraction of the coordinates (0 < float ≤ 1), or about how many of the network's (int): of each
     parameter max(1, round(fraction · numel)) of them, chosen uniformly without replacement by ``seed``, see
-    ``sampled_coordinates``. So (numel / chosen) · Σ x_i² over the chosen is an unbiased estimate of a parameter's ‖x‖².
+    ``store.sampling``. So (numel / chosen) · Σ x_i² over the chosen is an unbiased estimate of a parameter's ‖x‖².
 
     ``projection``: k signed sums in place of each parameter with more than k elements, see ``store.projection``; its
     inner products are unbiased estimates of the parameter's.
@@ -118,32 +116,3 @@ class Selection:
     def from_json(cls, entry: Mapping[str, Any]) -> Selection:
         """The selection that run.json describes."""
         return cls(entry.get("match"), entry.get("subsample"), entry.get("dims"), entry.get("seed", 0))
-
-
-def sampled_coordinates(seed: int, name: str, numel: int, count: int) -> NDArray[np.int64]:
-    """The ``count`` coordinates of a parameter (flat, C order, ascending) that a seed chooses: (count,).
-
-    They are those with the smallest hash, h(i) = ``place_hashes(place_key(seed, name), ...)``; so the choice depends on
-    nothing but seed, name, numel and count, and a larger one contains a smaller one.
-
-    >>> sampled_coordinates(0, "0.weight", 1000, 3)
-    array([402, 639, 758])
-    """
-    if count >= numel:
-        return np.arange(numel)
-    key = place_key(seed, name)
-    # About the count, and with near certainty not fewer; the few above are cut off below.
-    share = min(1.0, (count + 10 * np.sqrt(count) + 10) / numel)
-    limit = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
-    while True:
-        found, hashes = [], []
-        for start in range(0, numel, HASHED_AT_ONCE):
-            hashed = place_hashes(key, start, min(start + HASHED_AT_ONCE, numel))
-            low = np.flatnonzero(hashed <= limit)
-            found.append(low + start)
-            hashes.append(hashed[low])
-        places = np.concatenate(found)
-        if len(places) >= count:
-            order = np.argsort(np.concatenate(hashes), kind="stable")[:count]
-            return np.sort(places[order])
-        limit = np.uint64(2**64 - 1)

@@ -11,17 +11,22 @@ from typing import Any, Literal
 
 from trajectory_tools.errors import (
     BadArgument,
-    NotARun,
     OutputExists,
     RecordingFailed,
     TrajectoryError,
-    UnsupportedFormat,
 )
 from trajectory_tools.store.files import write_json
 from trajectory_tools.store.lock import lock_run
-from trajectory_tools.store.metadata import RUN_FILE, merged_params, read_metadata
+from trajectory_tools.store.metadata import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    RUN_FILE,
+    merged_params,
+    read_metadata,
+    refuse_foreign,
+)
 from trajectory_tools.store.parts import MANIFEST, committed_parts, first_line, repair_manifest
-from trajectory_tools.store.schema import FORMAT_NAME, FORMAT_VERSION, PROBE_TABLES, TABLES
+from trajectory_tools.store.schema import PROBE_TABLES, TABLES
 from trajectory_tools.store.writer import RunWriter, WriterOptions
 
 __all__ = ["ANALYSIS", "IfExists", "Session", "remove_run"]
@@ -53,7 +58,7 @@ class Session:
             raise BadArgument(f"if_exists is 'error', 'resume' or 'replace', found {if_exists!r}")
         self.folder = folder
         try:
-            _refuse_foreign(folder)
+            refuse_foreign(folder)
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock_run(folder)
             try:
@@ -172,20 +177,3 @@ def _clear(folder: Path) -> None:
 def utc_now() -> str:
     """The time in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Raise for a folder that holds anything but a run; what a kill before run.json can leave is nothing."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputExists(f"{folder} is a file; choose a folder to record into")
-    if (folder / RUN_FILE).exists():
-        try:
-            read_metadata(folder)
-        except NotARun as error:
-            raise OutputExists(f"{error}; it is not touched, choose a new folder to record into") from error
-        except UnsupportedFormat:
-            pass  # a run, if one of a newer version
-    elif any(entry.name not in (".lock", f".{RUN_FILE}.tmp") for entry in folder.iterdir()):
-        raise OutputExists(f"{folder} is not empty and holds no run; choose a new folder to record into")
