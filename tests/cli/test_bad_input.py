@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -118,9 +119,13 @@ def test_refused_beside_runs(runs, words, says):
 
 
 def test_a_wrong_query_says_where(runs):
-    done = traj("query", "runs/sgd", "SELECT step, los FROM scalars", cwd=runs, code=2)
-    assert "los" in done.stderr
-    assert "loss" in done.stderr
+    for sql, says in (
+        ("SELECT step, los FROM scalars", r'column "los" not found in FROM clause; candidate bindings: "loss"'),
+        ("SELECT label", r'"label" was not found because the FROM clause is missing; the tables are scalars, tensors'),
+        ("SELECT * FROM scalar", r"Table with name scalar does not exist; the tables are scalars, tensors, stats"),
+        ("SELECT step FRM scalars x y", r'syntax error at or near "\w+"$'),
+    ):
+        assert re.search(says, refused("query", "runs/sgd", sql, cwd=runs))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -74,9 +75,19 @@ def execute(
         except duckdb.Error as error:
             if "checksum" in str(error).lower() or "corrupt" in str(error).lower():
                 raise DamagedPart(f"a part of {folder} is damaged: {error}; {ADVICE}") from error
-            raise BadArgument(f"the query failed: {str(error).strip()}") from error
+            raise BadArgument(f"the query failed: {_sentence(error, tables)}") from error
         except (OSError, pa.ArrowException) as error:
             raise DamagedPart(f"a part of {folder} cannot be read: {error}; {ADVICE}") from error
+
+
+def _sentence(error: duckdb.Error, tables: Iterable[str]) -> str:
+    """What DuckDB says, without its kind and the drawing below; with the names that are near, or ours of tables."""
+    first, *rest = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    first = re.sub(r"^[A-Z][A-Za-z ]* Error: ", "", first).rstrip("!.")
+    if first.startswith("Table with name") or "FROM clause is missing" in first:
+        return f"{first}; the tables are {', '.join(tables)}"
+    near = [line for line in rest if line.startswith(("Candidate bindings", "Did you mean"))]
+    return "; ".join([first, *(line[0].lower() + line[1:] for line in near)])
 
 
 def _datasets(folder: Path, run_id: str, parts: Iterable[Part]) -> dict[int, ds.Dataset]:
