@@ -26,13 +26,17 @@ def analyze(
     """
     from trajectory_tools.metrics import analyze as compute_all
     from trajectory_tools.metrics.summary import summarize
-    from trajectory_tools.run import find_runs
+    from trajectory_tools.run import find_runs, with_steps
 
     found = find_runs(runs, damaged="skip" if skip_damaged else "error")
     for run in found:
         for finding in run.skipped:
             say(f"left out {finding.part.file} of {run.name}: {finding.problem}")
-    analyses = compute_all(found, metric or None)
+    recorded = with_steps(found)
+    for run in found:
+        if run not in recorded:
+            say(f"left out {run.name}: no step was recorded")
+    analyses = compute_all(recorded, metric or None)
     for analysis in analyses.values():
         by_reason: dict[str, list[str]] = {}
         for run_name, reason in analysis.skipped.items():
@@ -41,7 +45,7 @@ def analyze(
             of = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
             failed = names[0] in analysis.failed
             say(f"skipped: {reason} ({of})" if failed else f"skipped: {analysis.metric} of {of}: {reason}")
-    summary = summarize(found, analyses)
+    summary = summarize(recorded, analyses)
     if json:
         print_json(summary.to_dict(orient="records"))
     else:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trajectory_tools.cli.arguments import Json, SkipDamaged
 from trajectory_tools.cli.output import next_command, print_json, print_table
+
+if TYPE_CHECKING:
+    from trajectory_tools.run import Run
 
 
 def show(
@@ -42,7 +45,7 @@ def show(
         "probes at": opened.probed_span,
         "saved": ", ".join(opened.columns),
         **({"selected": str(opened.selection)} if opened.selection else {}),
-        "stats": "norms, extrema, zeros, non-finite of every step (run.stats())" if opened.parts("stats") else "none",
+        "stats": _stats(opened),
         "size": f"{opened.nbytes / 1e6:,.2f} MB in {opened.n_parts} parts",
         "symmetries": "; ".join(group.label for group in opened.symmetries) or "none declared",
         "sessions": len(metadata["sessions"]),
@@ -69,4 +72,11 @@ def show(
             }
         )
     )
-    next_command("traj", "report", run, "-o", "report.html")
+    if opened.n_steps:
+        next_command("traj", "report", run, "-o", "report.html")
+
+
+def _stats(run: Run) -> str:
+    if run.parts("stats"):
+        return "norms, extrema, zeros, non-finite of every step (run.stats())"
+    return "on, and no step was recorded" if run.metadata.get("stats") and not run.n_steps else "none"

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trajectory_tools.errors import MissingData
 from trajectory_tools.metrics import Metric, analyze
 from trajectory_tools.reports.cautions import cautions
 from trajectory_tools.reports.described import RUN_COLUMNS, Provenance, describe
@@ -19,7 +18,7 @@ from trajectory_tools.reports.sections import Section, make_sections, of_runs
 from trajectory_tools.reports.style import RunStyle
 from trajectory_tools.reports.summary import Summary, summarize
 from trajectory_tools.reports.words import several
-from trajectory_tools.run import Run, find_runs
+from trajectory_tools.run import Run, find_runs, with_steps
 
 __all__ = ["write_report"]
 
@@ -71,12 +70,7 @@ def write_report(
     target = Path(path)
     with new_file(target, force=force) as write:
         opened = find_runs(runs)
-        if not any(run.n_steps for run in opened):
-            raise MissingData(
-                f"no step was recorded in {opened[0].name}"
-                + (f" and {several(len(opened) - 1, 'other run')}" if len(opened) > 1 else "")
-                + "; record at least one step before making a report"
-            )
+        with_steps(opened)  # raises where there is none; a run without, among others, says so in its place
         style = RunStyle.of(opened)
         parts = list(_problems(opened, style, metrics, saved))
         made = {"made_at": utc_minute(now), "command": command or program_command()}

@@ -428,6 +428,16 @@ def find_runs(paths: Runs, *, damaged: Damaged = "error") -> list[Run]:
     return list(found.values())
 
 
+def with_steps(runs: Sequence[Run]) -> list[Run]:
+    """Those of the runs that have a recorded step; ``MissingData`` where none has."""
+    found = [run for run in runs if run.n_steps]
+    if not found:
+        others = len(runs) - 1
+        which = runs[0].name + (f" and {others:,} other run{'s' * (others > 1)}" if others else "")
+        raise MissingData(f"no step was recorded in {which}; record at least one step, there is nothing to compute of")
+    return found
+
+
 def _with_later(path: Path) -> list[Path]:
     """The run and those of the optimizers that its script made later, which stand below it."""
     return [path, *(file.parent for file in sorted(path.glob(f"optimizer-*/{RUN_FILE}")))]

@@ -174,11 +174,18 @@ def test_a_run_of_one_step_and_a_run_of_none(tmp_path):
     traj("analyze", "one", cwd=tmp_path)
     traj("report", "one", cwd=tmp_path)
     shutil.copytree(tmp_path / "one", tmp_path / "none")
-    for left in ("tensors", "scalars", "manifest.jsonl", "analysis"):
+    for left in ("tensors", "scalars", "stats", "manifest.jsonl", "analysis"):
         path = tmp_path / "none" / left
         path.unlink() if path.is_file() else shutil.rmtree(path)
-    done = traj("analyze", "none", cwd=tmp_path)
-    assert "no step was recorded" in done.stderr
+    assert "next: traj report" in traj("show", "one", cwd=tmp_path).stderr
+    for words in (["analyze", "none"], ["report", "none", "-o", "none.html"]):
+        assert "traj: no step was recorded in none; record at least one" in refused(*words, cwd=tmp_path)
+    done = traj("show", "none", cwd=tmp_path)
+    assert re.search(r"^stats +on, and no step was recorded$", done.stdout, flags=re.MULTILINE)
+    assert "next:" not in done.stderr
+    done = traj("analyze", "none", "one", cwd=tmp_path)
+    assert done.stderr.splitlines()[0] == "left out none: no step was recorded"
+    assert done.stderr.count("none") == 2  # and in the command to type next
 
 
 def test_a_hostile_label_is_only_text(tmp_path):
