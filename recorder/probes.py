@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +58,25 @@ class ProbeOptions:
             raise BadArgument(f"mode is 'train' or 'eval', found {self.mode!r}")
         if self.samples is not None and self.batch_size is not None:
             raise BadArgument("batch_size is 1 where single samples are probed; leave it out")
+        if self.prepare is not None:
+            _check_prepare(self.prepare)
         if self.samples is not None and self.prepare is not None:
             raise BadArgument(
                 "prepare sees the gradient of one mini-batch at a time; probe single samples as batches of one instead"
             )
+
+
+def _check_prepare(prepare: Callable[..., object]) -> None:
+    """Raise ``BadArgument`` for one that needs arguments; a TypeError from inside it is its own."""
+    try:
+        inspect.signature(prepare).bind()
+    except ValueError:  # written in C, and silent about what it takes
+        return
+    except TypeError as error:
+        raise BadArgument(
+            f"prepare is a function that is called without arguments ({error}); give one such as"
+            " lambda: clip_grad_norm_(model.parameters(), 1.0)"
+        ) from error
 
 
 class Prober:
@@ -90,6 +106,11 @@ class Prober:
         writer: RunWriter,
     ) -> None:
         """One set of noise samples; ``probed`` are the batch sizes that were probed at this step already."""
+        if not callable(loss_fn) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
+            raise BadArgument(
+                "a probe takes first a function from a mini-batch to its loss, then a list of mini-batches;"
+                f" found {type(loss_fn).__name__}, then {type(batches).__name__}"
+            )
         self._check_mode(options)
         with untouched(self._optimizer, self._modules) as snapshot, no_hooks(self._optimizer, refuse=STEPS):
             given = batches if isinstance(batches, Sized) else list(batches)
@@ -160,7 +181,8 @@ class Prober:
 def check_plan(plan: ProbePlan) -> None:
     """Raise ``BadArgument`` for a set of noise samples that cannot be."""
     if plan.n_samples < 2:
-        raise BadArgument(f"the spread of {plan.n_samples} mini-batch is not defined; give at least 2")
+        batches = "mini-batch" if plan.n_samples == 1 else "mini-batches"
+        raise BadArgument(f"the spread of {plan.n_samples} {batches} is not defined; give at least 2")
     if plan.sketch is not None and plan.sketch > plan.n_values:
         raise BadArgument(
             f"a sketch of {plan.sketch:,} coordinates is more than the {plan.n_values:,} that there are; leave it out"

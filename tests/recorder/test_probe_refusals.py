@@ -27,8 +27,8 @@ def refusals(model, optimizer):
         return loss(batch)
 
     return {
-        "K = 1": (loss, batches[:1], {}, "spread of 1 mini-batch"),
-        "none": (loss, [], {}, "spread of 0"),
+        "K = 1": (loss, batches[:1], {}, "spread of 1 mini-batch is"),
+        "none": (loss, [], {}, "spread of 0 mini-batches is"),
         "no scalar": (lambda b: model(b[0]), batches, {}, r"one element, found a tensor of shape \(8, 3\)"),
         "no tensor": (lambda b: 3.0, batches, {}, "found float"),
         "no graph": (lambda b: loss(b).detach(), batches, {}, "no parameter has a gradient"),
@@ -41,7 +41,10 @@ def refusals(model, optimizer):
         "batch norm": (loss, batches, {"samples": 4}, r"1 normalizes over the mini-batch \(BatchNorm1d\)"),
         "too many": (loss, batches, {"samples": 400}, "hold 24 samples, and 400"),
         "samples": (loss, batches, {"samples": 1}, "samples is 1"),
-        "sketch": (loss, batches, {"sketch": 10**6}, "sketch of 1,000,000"),
+        "sketch": (loss, batches, {"sketch": 10**12}, "sketch of 1,000,000,000,000 coordinates is more than"),
+        "swapped": (batches, loss, {}, "to its loss, then a list of mini-batches; found list, then function"),
+        "prepare": (loss, batches, {"prepare": lambda model: None}, "without arguments .*'model'"),
+        "no function": (loss, batches, {"prepare": 3}, "without arguments .*3 is not a callable"),
         "memory": (loss, batches, {"sketch": 1, "surrogates": 10**9}, r"GB of memory, and .* GB are free"),
         "disk": (loss, batches, {"surrogates": 10**13}, r"GB of disk, and .* GB are free"),
     }
@@ -99,6 +102,8 @@ def test_more_refusals(tmp_path):
             recorder.probe(loss_of(model), batches)
         with pytest.raises(BadArgument, match=r"vmap, which this model or loss_fn does not allow.*batches of one"):
             recorder.probe(lambda batch: loss_of(model)(batch) * loss_of(model)(batch).item(), batches, samples=4)
+        with pytest.raises(TypeError, match="unsupported operand"):
+            recorder.probe(loss_of(model), batches, prepare=lambda: 1 + "a", batch_size=7)
         with pytest.raises(ZeroDivisionError):
             recorder.probe(lambda batch: 1 / 0, batches, batch_size=5)
         recorder.probe(loss_of(model), batches, batch_size=6)
