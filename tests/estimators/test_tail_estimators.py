@@ -202,8 +202,13 @@ def test_too_few_samples_are_said():
 
 
 def test_arguments_are_checked():
-    for wrong in ({"estimator": "hill"}, {"center": "mode"}, {"confidence": 1.5}):
+    counts = ({"null_draws": -1}, {"resamples": -1})
+    for wrong in ({"estimator": "hill"}, {"center": "mode"}, {"confidence": 1.5}, *counts):
         with pytest.raises(BadArgument, match=next(iter(wrong))):
             tt.tail_index(np.arange(100.0), **wrong)
+    for wrong in ("abc", [[1, 2], [3]], {}):
+        for measure in (tt.tail_index, tt.compare_tails):
+            with pytest.raises(BadArgument, match=f"samples are an array of numbers, found {type(wrong).__name__} "):
+                measure(wrong)
     with pytest.raises(BadArgument, match="shape"):
         tt.tail_index(np.zeros((2, 2, 2)))

@@ -18,7 +18,7 @@ from trajectory_tools.estimators.mcculloch import MIN_SAMPLES as MCCULLOCH_SAMPL
 from trajectory_tools.estimators.mcculloch import mcculloch_alpha, mcculloch_resampled
 from trajectory_tools.estimators.null import NullRange, null_range
 
-__all__ = ["ESTIMATORS", "MIN_SAMPLES", "Estimator", "TailIndex", "fault_of", "tail_index"]
+__all__ = ["ESTIMATORS", "MIN_SAMPLES", "Estimator", "TailIndex", "as_numbers", "fault_of", "tail_index"]
 
 Floats = NDArray[np.float64]
 Estimator = Literal["ecf", "mcculloch", "pooled-block"]
@@ -101,6 +101,9 @@ def tail_index(
     True
     """
     samples, center = _checked(x, estimator, center, confidence)
+    for name, count in (("resamples", resamples), ("null_draws", null_draws)):
+        if count < 0:
+            raise BadArgument(f"{name} is {count}; give 0 or more")
     n, d = samples.shape
     if fault := fault_of(samples):
         return TailIndex(estimator, math.nan, n_samples=n, confidence=confidence, note=fault)
@@ -159,7 +162,7 @@ def _by_coordinate(
 def _checked(x: ArrayLike, estimator: str, center: Center | None, confidence: float) -> tuple[Floats, Center]:
     if estimator not in ESTIMATORS:
         raise BadArgument(f"estimator is one of {', '.join(ESTIMATORS)}, found {estimator!r}")
-    samples = np.asarray(x, np.float64)
+    samples = as_numbers(x)
     if samples.ndim not in (1, 2):
         raise BadArgument(f"samples are (samples,) or (samples, coordinates), found the shape {samples.shape}")
     center = center or ("median" if samples.ndim == 1 else "mean")
@@ -168,6 +171,14 @@ def _checked(x: ArrayLike, estimator: str, center: Center | None, confidence: fl
     if not 0 < confidence < 1:
         raise BadArgument(f"confidence lies between 0 and 1, found {confidence:g}")
     return samples[:, None] if samples.ndim == 1 else samples, center
+
+
+def as_numbers(x: ArrayLike) -> Floats:
+    """The samples as float64, in their shape; ``BadArgument`` where they are no numbers."""
+    try:
+        return np.asarray(x, np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadArgument(f"samples are an array of numbers, found {type(x).__name__} ({error})") from error
 
 
 def fault_of(samples: NDArray[np.floating]) -> str:

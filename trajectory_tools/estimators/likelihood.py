@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from trajectory_tools.errors import BadArgument
 from trajectory_tools.estimators.bootstrap import percentile_interval, resample_counts
-from trajectory_tools.estimators.estimate import fault_of
+from trajectory_tools.estimators.estimate import as_numbers, fault_of
 from trajectory_tools.estimators.stable_density import stable_table
 
 __all__ = ["MIN_SAMPLES", "TailComparison", "compare_tails"]
@@ -73,7 +73,7 @@ def compare_tails(
     Args:
         x: (samples,) or (samples, columns).
     """
-    samples = np.asarray(x, np.float64)
+    samples = as_numbers(x)
     if samples.ndim not in (1, 2):
         raise BadArgument(f"samples are (samples,) or (samples, columns), found the shape {samples.shape}")
     samples = samples[:, None] if samples.ndim == 1 else samples
