@@ -114,9 +114,8 @@ class Observer:
         if not self._count:
             self.could_not.append(self._why_nothing())
         elif self._index is not None and self._index >= self._count:
-            self.could_not.append(
-                f"nothing was recorded: there is no optimizer {self._index}; {self._count} made a step, counted from 0"
-            )
+            made = "only optimizer 0" if self._count == 1 else f"optimizers 0 to {self._count - 1}"
+            self.could_not.append(f"nothing was recorded: there is no optimizer {self._index}; {made} made steps")
         return [each for each in observed if each.steps]
 
     def _register(self, module: ModuleType) -> None:

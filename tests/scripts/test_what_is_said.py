@@ -33,6 +33,7 @@ SCRIPTS = {
     "first": SGD + f"steps(2, optimizer)\nsecond = {ADAM}\nsteps(3, second)",
     "second": SGD + f"steps(2, optimizer)\nsecond = {ADAM}\nsteps(3, second)",
     "third": SGD + f"steps(2, optimizer)\nsecond = {ADAM}\nsteps(3, second)",
+    "beyond": SGD + "steps(2, optimizer)",
     "search": START + f"for _ in range(18):\n    steps(1, {ADAM})",
     "backward": START + """
 optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
@@ -72,6 +73,7 @@ OPTIONS = {
     "first": ["--optimizer-index", 0],
     "second": ["--optimizer-index", 1],
     "third": ["--optimizer-index", 2],
+    "beyond": ["--optimizer-index", 1],
     "fault": ["-o", "/proc/run"],
 }
 
@@ -98,7 +100,8 @@ SAID = {
     "match": (0, "the SGD is not recorded: match='head' is found in no parameter's name; there are: 0.weight, 0.bi"),
     "nowhere": (0, "1 of the 1 parameters of the SGD belong to no module; they are called after their place in it: "),
     "child": (0, "the SGD that steps in the child process "),
-    "third": (0, "nothing was recorded: there is no optimizer 2; 2 made a step, counted from 0"),
+    "third": (0, "nothing was recorded: there is no optimizer 2; optimizers 0 to 1 made steps"),
+    "beyond": (0, "nothing was recorded: there is no optimizer 1; only optimizer 0 made steps"),
     "search": (0, "16 optimizers are recorded, and the further ones are not"),
     "fault": (0, "the SGD is not recorded: cannot record into /proc/run: "),
 }  # fmt: skip
