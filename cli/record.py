@@ -218,7 +218,7 @@ def record(
     if dry_run:
         experiment = Experiment(made, optimizer, optimizer_given)
         size = experiment.size(seed=seed, steps=steps, on_start=_say_choice, **options)
-        print_sizes(size.tables, seeds=seeds, json=json)
+        print_sizes(size, seeds=seeds, json=json)
         return
     options["compression"] = compression
     if lr == "tune":

@@ -27,6 +27,15 @@ def test_a_dry_run_says_how_large_the_run_is_and_the_run_is(tmp_path):
     assert "0 to 2 (2 of them)" in next(line for line in shown.splitlines() if line.startswith("probes at"))
 
 
+def test_a_dry_run_and_a_budget_count_the_same_bytes(tmp_path):
+    of_five = ["record", "digits-mlp", "--steps", "5", "-o", "run", "--dry-run"]
+    total = json.loads(traj(*of_five, "--json", cwd=tmp_path).stdout)["total_bytes"]
+    assert f"{total / 1e6:.4g}" in traj(*of_five, cwd=tmp_path).stdout.splitlines()[-1]
+    kept = traj(*of_five, "--budget", str(total), cwd=tmp_path).stderr
+    assert "all coordinates every step" in kept
+    assert "all coordinates every 2 steps" in traj(*of_five, "--budget", str(total - 1), cwd=tmp_path).stderr
+
+
 def test_a_sketch_is_small(tmp_path):
     traj(*PROBED, "--probe-sketch", "50", "-o", "run", cwd=tmp_path)
     answer = traj(

@@ -74,9 +74,9 @@ def choose_for_budget(
     needed = size(n_steps, chosen)
     if needed > budget:
         raise BadArgument(
-            f"a budget of {show_bytes(budget)} is too small for one step: the scalars{' and stats' if stats else ''} of"
-            f" {n_steps:,} steps and the tensors of one take {show_bytes(needed)}; give at least that, fewer steps, or"
-            " less to record (match, subsample, save, stats)"
+            f"a budget of {show_bytes(budget)} is too small for one step: run.json and the like, the"
+            f" scalars{' and stats' if stats else ''} of {n_steps:,} steps and the tensors of one take"
+            f" {show_bytes(needed)}; give at least that, fewer steps, or less to record (match, subsample, save, stats)"
         )
     if every is not None and (fixed_selection or size(every, chosen) <= budget):
         if size(every, chosen) > budget:

@@ -15,8 +15,9 @@ STATS_ROW_BYTES = 15 * 8 + 24
 SCALAR_ROW_BYTES = 6 * 8 + 8
 LOGGED_BYTES = 9
 """What a logged name adds to a row of ``scalars``."""
-RUN_BYTES = 100_000
-"""run.json, the manifest, and the footers of a few parts."""
+RUN_BYTES = 15_000
+PARAMETER_BYTES = 200
+"""What stands beside the tables, and more of it for each parameter: run.json, the manifest, the parts' footers."""
 GROUP_BYTES = 2_500
 """What Parquet writes beside the values of a row group, about a million of them a column."""
 
@@ -114,9 +115,14 @@ class RunSize:
         }
 
     @property
+    def beside(self) -> int:
+        """Bytes of run.json, the manifest and the parts' footers."""
+        return RUN_BYTES + PARAMETER_BYTES * self.n_parameters
+
+    @property
     def total(self) -> int:
         """Bytes of the whole folder."""
-        return RUN_BYTES + sum(self.bytes.values())
+        return self.beside + sum(self.bytes.values())
 
     @property
     def tables(self) -> list[TableSize]:
