@@ -24,6 +24,11 @@ def cautions(label: str, runs: Sequence[Run], analyses: Mapping[str, Analysis]) 
     """Sentences about the label's runs, each starting with the run it is about."""
     found = [f"{_called(run, runs)}{text}" for run in runs for text in _of_run(run, analyses)]
     found = _joined(found)
+    if label != runs[0].label:
+        found.append(
+            f"the label {runs[0].label!r} is also that of runs with other parameters or another optimizer, which are"
+            " told apart and not averaged"
+        )
     options = list(dict.fromkeys(hyperparameters(run) for run in runs))
     if len(options) > 1:
         found.append(f"runs with different hyperparameters carry this label and are averaged: {' | '.join(options)}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trajectory_tools.metrics import Metric, analyze
+from trajectory_tools.metrics.labels import told_apart
 from trajectory_tools.reports.cautions import cautions
 from trajectory_tools.reports.described import RUN_COLUMNS, Provenance, describe
 from trajectory_tools.reports.output import new_file
@@ -49,8 +50,8 @@ def write_report(
 ) -> Path:
     """Compare the runs in one HTML file, which needs no script and no network; returns its path.
 
-    Runs of one problem are compared with each other; those of one label and several seeds are one curve. A metric or
-    figure that cannot be made says why in its place.
+    Runs of one problem are compared with each other; those of one label and several seeds are one curve, and what
+    is no run of the same experiment is told apart. A metric or figure that cannot be made says why in its place.
 
     Args:
         runs: runs, run folders, or folders with runs below them.
@@ -82,9 +83,10 @@ def _problems(
     runs: Sequence[Run], style: RunStyle, metrics: Sequence[str | Metric[Any, Any]] | None, saved: bool
 ) -> Iterator[ProblemPart]:
     analyses = analyze(runs, metrics, saved=saved)
+    labels = told_apart(runs)
     by_problem: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
-        by_problem.setdefault(run.problem, {}).setdefault(run.label, []).append(run)
+        by_problem.setdefault(run.problem, {}).setdefault(labels[run.name], []).append(run)
     for number, (problem, by_label) in enumerate(by_problem.items(), 1):
         key = f"problem-{number}"
         own = {

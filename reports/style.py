@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trajectory_tools.metrics.labels import told_apart
 from trajectory_tools.run import Run
 
 __all__ = ["GRID", "INK", "MUTED", "SURFACE", "THEME", "RunStyle"]
@@ -43,9 +44,10 @@ class RunStyle:
     labels: tuple[str, ...]
 
     @classmethod
-    def of(cls, runs: Iterable[Run]) -> RunStyle:
+    def of(cls, runs: Sequence[Run]) -> RunStyle:
         """The labels in the order in which the runs were given."""
-        return cls(tuple(dict.fromkeys(run.label for run in runs)))
+        labels = told_apart(runs)
+        return cls(tuple(dict.fromkeys(labels[run.name] for run in runs)))
 
     def color(self, label: str) -> str:
         """The stand-in colour of the label's curves."""

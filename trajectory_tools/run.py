@@ -96,7 +96,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """What the user calls the run; runs of one label and several seeds are one curve."""
+        """What the user calls the run; runs of one label and several seeds are one curve (see ``metrics.labels``)."""
         return str(self.metadata.get("label") or self.path.name)
 
     @property

@@ -18,6 +18,8 @@ from trajectory_tools.errors import BadArgument, MissingData, OutputExists, Traj
 from trajectory_tools.metrics import registry
 from trajectory_tools.metrics.base import Metric
 from trajectory_tools.metrics.frames import Series, tidy
+from trajectory_tools.metrics.labels import told_apart
+from trajectory_tools.recorder import Recorder
 from trajectory_tools.reports import sections
 
 HOSTILE = "<script>alert('1')</script> \"a\"/b & $x_1^{2 \n😀 \x07%"
@@ -215,6 +217,38 @@ def test_runs_that_should_not_be_averaged_are_pointed_out(tmp_path, read, record
     assert "differ in length (2 to 4 steps)" in page.text
     assert "different hyperparameters carry this label and are averaged: lr 0.1 | lr 0.2" in page.text
     assert "seed 0: it was resumed with another optimizer or other hyperparameters" in page.text
+
+
+def test_runs_of_different_experiments_are_told_apart(tmp_path, read):
+    def record(folder, width, kind, seed):
+        torch.manual_seed(seed)
+        model = torch.nn.Linear(3, width)
+        optimizer = kind(model.parameters())
+        info = {"problem": {"title": "train.py"}}
+        with Recorder(tmp_path / folder, model, optimizer, label="run", seed=seed, info=info) as recorder:
+            for _ in range(3):
+                optimizer.zero_grad()
+                loss = model(torch.ones(4, 3)).square().mean()
+                loss.backward()
+                optimizer.step()
+                recorder.log(loss=loss)
+        return tt.open_run(tmp_path / folder)
+
+    adam, sgd = torch.optim.Adam, torch.optim.SGD
+    runs = [record(f"a{seed}", 2, adam, seed) for seed in range(2)]
+    runs += [record("b", 5, adam, 0), record("c", 2, sgd, 0)]
+    page = read(tt.write_report(runs, tmp_path / "r.html", metrics=["loss"]))
+    curves = page.frame("problem-1-loss-loss").groupby("label")["runs"].max().to_dict()
+    assert curves == {"run (Adam, 8 values)": 2, "run (Adam, 20 values)": 1, "run (SGD, 8 values)": 1}
+    said = "the label 'run' is also that of runs with other parameters or another optimizer, which are told apart"
+    assert page.text.count(said) == 3
+    assert set(tt.compute(runs, "loss")["label"]) == set(curves)
+    assert set(tt.compute(runs[:2], "loss")["label"]) == {"run"}
+    runs[2].metadata["params"] = [{**param, "name": "other"} for param in runs[0].metadata["params"][:1]]
+    runs[0].metadata["params"] = runs[1].metadata["params"] = runs[0].metadata["params"][:1]
+    labels = list(told_apart(runs).values())
+    assert labels[0] == labels[1] == f"run (Adam, 6 values, {runs[0].name})"
+    assert labels[2] == f"run (Adam, 6 values, {runs[2].name})"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trajectory_tools.errors import BadArgument, DamagedPart, MissingData
 from trajectory_tools.metrics.base import Metric
+from trajectory_tools.metrics.labels import told_apart
 from trajectory_tools.metrics.registry import make_metric, metrics
 from trajectory_tools.metrics.saved import load_saved, save
 from trajectory_tools.run import Run, Runs, find_runs
@@ -54,10 +55,10 @@ def compute(
 ) -> pd.DataFrame:
     """One metric of one or several runs, as a tidy frame; nothing is saved.
 
-    Columns: run, label, seed (categorical), then step, what the number is of (group or parameter, kind, quantity),
-    value, low, high (float64), n. ``executor`` spreads the parts over threads, processes or machines. A run that cannot
-    be measured, or with which the metric fails, is named, with the reason, in ``frame.attrs["skipped"]``;
-    ``MissingData`` where none can.
+    Columns: run, label (see ``metrics.labels``), seed (categorical), then step, what the number is of (group or
+    parameter, kind, quantity), value, low, high (float64), n. ``executor`` spreads the parts over threads, processes or
+    machines. A run that cannot be measured, or with which the metric fails, is named, with the reason, in
+    ``frame.attrs["skipped"]``; ``MissingData`` where none can.
     """
     made = make_metric(metric, **options)
     analysis = _analyze(find_runs(runs), [made], executor=executor, saved=False)[made.name]
@@ -95,6 +96,7 @@ def _analyze(
 ) -> dict[str, Analysis]:
     frames: dict[str, list[pd.DataFrame]] = {metric.name: [] for metric in wanted}
     skipped: dict[str, dict[str, Skipped]] = {metric.name: {} for metric in wanted}
+    labels = told_apart(runs)
     for run in runs:
         found: dict[str, pd.DataFrame | None] = {m.name: load_saved(run, m) if saved else None for m in wanted}
         missing = [metric for metric in wanted if found[metric.name] is None]
@@ -107,7 +109,7 @@ def _analyze(
                     save(run, metric, frame)
         for name, frame in found.items():
             if frame is not None:
-                frames[name].append(_attributed(run, frame))
+                frames[name].append(_attributed(run, frame, labels[run.name]))
     return {
         name: Analysis(
             name,
@@ -274,9 +276,9 @@ def _scalar_chunk(run: Run) -> Chunk:
     return Chunk(table["step"].to_numpy(), scalars=values)
 
 
-def _attributed(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
+def _attributed(run: Run, frame: pd.DataFrame, label: str) -> pd.DataFrame:
     frame = frame.copy(deep=False)
-    for position, (name, value) in enumerate(zip(ATTRIBUTES, (run.name, run.label, run.seed), strict=True)):
+    for position, (name, value) in enumerate(zip(ATTRIBUTES, (run.name, label, run.seed), strict=True)):
         frame.insert(position, name, pd.Categorical.from_codes(np.zeros(len(frame), np.int8), [str(value)]))
     return frame
 
