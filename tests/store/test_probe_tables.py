@@ -1,5 +1,6 @@
 """The tables of probes: written sample by sample, read back by the set, whole or not at all."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -199,6 +200,16 @@ def test_a_damaged_part_is_told(tmp_path):
         list(open_run(tmp_path / "run").probe_sets())
     run = open_run(tmp_path / "run", damaged="skip")
     assert run.probed_steps.size == 0
+
+
+def test_a_set_says_in_a_line_what_it_is(tmp_path):
+    session = opened(tmp_path / "run")
+    put_set(session, 20, 6, n_surrogates=3)
+    session.close("finished")
+    (found,) = open_run(tmp_path / "run").probe_sets()
+    assert repr(found) == f"<ProbeSet of step 20: batch size 8, 6 samples of {WIDTH} values, 3 surrogates>"
+    sketch = replace(found, n_values=5000, products={"grad·grad": np.eye(6)})
+    assert f"of 5,000 values, a sketch of {WIDTH} of them, 3" in repr(sketch)
 
 
 def test_the_sizes_that_are_said_are_those_that_are_written(tmp_path):

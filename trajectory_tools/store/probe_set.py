@@ -13,7 +13,7 @@ __all__ = ["ProbeSet"]
 Floats = NDArray[np.floating]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProbeSet:
     """What K mini-batches (or single samples) say at one step, at the same θ_t and the same optimizer state.
 
@@ -46,3 +46,12 @@ class ProbeSet:
     surrogate_grad: Floats | None = None
     surrogate_update: Floats | None = None
     products: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        size = "unknown" if self.batch_size is None else f"{self.batch_size:,}"
+        sketch = f", a sketch of {self.grad.shape[1]:,} of them" if self.products else ""
+        surrogates = 0 if self.surrogate_grad is None else len(self.surrogate_grad)
+        return (
+            f"<ProbeSet of step {self.step:,}: batch size {size}, {len(self.grad):,} samples"
+            f" of {self.n_values:,} values{sketch}, {surrogates:,} surrogates>"
+        )
