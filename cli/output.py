@@ -64,7 +64,7 @@ def print_table(frame: pd.DataFrame) -> None:
 
 
 def _cell(value: Any) -> str:
-    if value is None or str(value) in ("nan", "NaT", "<NA>"):
+    if value is None or (not isinstance(value, str) and str(value) in ("nan", "NaT", "<NA>")):
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"

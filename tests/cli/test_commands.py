@@ -32,6 +32,12 @@ def test_record_prints_the_run_folders_and_the_next_command(tmp_path):
     assert run.metadata["command"] == "traj record quadratic --optimizer sgd --lr 0.001 --seeds 2 --steps 3 -o q"
 
 
+def test_a_label_is_text_whatever_it_says(tmp_path):
+    traj("record", "quadratic", "--steps", 3, "-o", "b/nan", cwd=tmp_path)
+    rows = traj("analyze", "b/nan", "-m", "loss", cwd=tmp_path).stdout.splitlines()
+    assert rows[-1].split()[0] == "nan"
+
+
 def test_record_takes_the_options_of_problem_and_optimizer(tmp_path):
     options = (
         "--hidden",
