@@ -40,6 +40,18 @@ def test_the_student_fit_is_the_maximum_of_scipys_likelihood():
     assert tt.compare_tails(x).student == pytest.approx((best - gaussian - 1) / 300, abs=2e-4)
 
 
+def test_samples_of_which_too_many_are_equal_have_no_verdict():
+    """As Adam's first updates: almost all of them ± the learning rate, or 0."""
+    signs = np.sign(samples("gaussian", n=64, columns=200))
+    signs[:, :50] *= np.arange(64)[:, None] % 2
+    with np.errstate(all="raise"):
+        found = tt.compare_tails(1e-3 * signs)
+    assert found.preferred is None
+    assert found.note == "200 of 200 columns hold one value in a third of their samples: no density to compare"
+    mixed = np.hstack([samples("student"), np.sign(samples("gaussian", columns=1))])
+    assert (tt.compare_tails(mixed).preferred, tt.compare_tails(mixed).n_columns) == ("student", 4)
+
+
 def test_columns_that_do_not_vary_are_left_out():
     x = samples("gaussian") * [1, 0, 1, 0]
     assert tt.compare_tails(x).n_columns == 2

@@ -69,6 +69,9 @@ def compare_tails(
     price is one shape *per column*, as columns of one set of samples are not independent. Both laws are scale mixtures
     of normal laws, so location and scale are found by EM, as weighted means and squares with w(z) = −f'(z) / (z f(z));
     the shape by a search over a fine grid (α to 0.02, 1/ν to 0.02). Columns that do not vary are left out.
+    So are those of which more than a third of the samples are equal, as under laws with tails as heavy as the grid's
+    heaviest (ν or α of 0.5) a scale of 0 at that value is infinitely likely; if they are half of all, there is no
+    verdict, but a note.
 
     Args:
         x: (samples,) or (samples, columns).
@@ -86,7 +89,12 @@ def compare_tails(
     samples = samples[:, high > low]
     if not samples.shape[1]:
         return TailComparison(None, n_samples=n, note="no column varies in more than half of its samples")
-    samples = (samples - np.median(samples, axis=0)) / (high - low)[high > low]
+    tied = _tied(samples)
+    if 2 * tied.sum() >= len(tied):
+        note = f"{tied.sum()} of {len(tied)} columns hold one value in a third of their samples: no density to compare"
+        return TailComparison(None, n_samples=n, note=note)
+    samples, low, high = samples[:, ~tied], low[high > low][~tied], high[high > low][~tied]
+    samples = (samples - np.median(samples, axis=0)) / (high - low)
     sd = samples.std(axis=0)
     gaussian = -((samples - samples.mean(axis=0)) ** 2) / (2 * sd**2) - np.log(sd) - math.log(2 * math.pi) / 2
     t, shape = _best(samples, [_Student(float(k)) for k in SHAPES])
@@ -111,6 +119,12 @@ def compare_tails(
         n,
         samples.shape[1],
     )
+
+
+def _tied(samples: Floats) -> NDArray[np.bool_]:
+    """The columns of which more than a third of the samples are equal."""
+    ordered, third = np.sort(samples, axis=0), len(samples) // 3
+    return np.asarray((ordered[third:] == ordered[:-third]).any(axis=0))
 
 
 @dataclass(frozen=True)
