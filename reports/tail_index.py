@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -101,7 +102,9 @@ def _single(frame: pd.DataFrame, kind: str) -> Figure:
         " directions: medians over coordinates and directions.",
         how_to_read="No coordinate is mixed with"
         " another here, so Gaussian noise has α = 2 (with few mini-batches"
-        " a little less, as the grey band says), and an α below the band is a heavy tail. On projections"
+        " a little less, as the grey band says), and an α below the band says that"
+        " the tails are heavier, or the values more concentrated (many equal or near 0),"
+        " than those of Gaussian noise of that covariance. On projections"
         " many coordinates are"
         f" summed, which makes light of tails that they do not share. {INTERVALS}",
         formula="characteristic"
@@ -124,6 +127,9 @@ def laws(frame: pd.DataFrame) -> Figure:
                 of_batch = f", {batch(int(size))}" if rows["batch_size"].nunique() > 1 else ""
                 ylabel = "nats per sample"
                 panels.append(Panel(f"{noun}, {name}{of_batch}", part, ylabel, line=(0.0, "a Gaussian")))
+    gains = frame[frame["quantity"].isin(["student_gain", "stable_gain"])]
+    if not np.isfinite(gains["value"]).any():
+        raise MissingData(_reasons(gains) or "no probe has this comparison")
     curves = make_curves(panels)
     gains = frame[(frame["kind"] == "update") & frame["quantity"].isin(["student_gain", "stable_gain"])]
     means = gains.groupby(["label", "quantity"], observed=True)["value"].mean().unstack("quantity")
@@ -165,6 +171,8 @@ def verdict_sentence(found: dict[tuple[object, ...], Verdict], of: str = "") -> 
         sizes = {key[2] for key in found if key[0] == label}
         which = f", {batch(int(str(size)))}" if len(sizes) > 1 else ""
         beside = f"α {number(verdict.alpha)}, null {number(verdict.null)}"
+        if 0 < verdict.outside < verdict.probes:
+            beside += f"; outside the null's band at {verdict.outside} of {verdict.probes} probed steps"
         text = f"{NOUN[str(kind)]} of {one_line(str(label), 40)}{which} ({beside})"
         by_verdict.setdefault(verdict.said, []).append(text)
     said = [
@@ -175,6 +183,19 @@ def verdict_sentence(found: dict[tuple[object, ...], Verdict], of: str = "") -> 
     return f"{of}{sentences}." if said else ""
 
 
+def _reasons(rows: pd.DataFrame) -> str:
+    """Why there is no number, each reason once; of too few samples how many there are and how many are needed."""
+    notes = [note for note in dict.fromkeys(rows["note"].astype(str)) if note]
+    found = [(note, re.fullmatch(r"not enough samples: (\d+), and (?:a )?(\S+) needs (\d+).*", note)) for note in notes]
+    said = [note for note, match in found if not match]
+    few = [match.groups() for _, match in found if match]
+    if few:
+        there = " or ".join(dict.fromkeys(n for n, _, _ in few))
+        needs = ", ".join(dict.fromkeys(f"{what} needs {least}" for _, what, least in few))
+        said.append(f"not enough samples: {there}, where {needs}")
+    return "; ".join(said)
+
+
 def _data(
     frame: pd.DataFrame, layers: Sequence[Layer], *, kinds: Sequence[str]
 ) -> tuple[pd.DataFrame, dict[str, str], tuple[str, ...]]:
@@ -182,10 +203,10 @@ def _data(
     rows = frame[frame["quantity"].isin([layer.series for layer in layers]) & frame["kind"].isin(kinds)]
     estimates = {layer.series for layer in layers if layer.look in ("label", "second")}
     missing = rows[rows["quantity"].isin(estimates) & ~np.isfinite(rows["value"])]
-    notes = [f"{note}." for note in dict.fromkeys(missing["note"].astype(str)) if note]
+    notes = [f"{said}."] if (said := _reasons(missing)) else []
     rows = rows[np.isfinite(rows["value"])]
     if rows.empty:
-        raise MissingData("; ".join(note.rstrip(".") for note in notes) or "no probe has this estimate")
+        raise MissingData(_reasons(missing) or "no probe has this estimate")
     sizes = rows["batch_size"].nunique()
     groups = rows.groupby(["label", "kind", "batch_size", "quantity", "step"], observed=True, sort=False)
     table = groups[["value", "low", "high"]].mean().join(groups["run"].nunique().rename("runs")).reset_index()

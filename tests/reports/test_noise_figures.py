@@ -47,6 +47,29 @@ def test_the_sentence_says_who_is_gaussian_and_who_is_not(tails):
     assert null[["low", "high"]].drop_duplicates().values.tolist() == [[0.58, 0.63]]
 
 
+def test_steps_outside_of_the_band_are_not_hidden(tails):
+    few = tails[(tails["label"] == "Adam") & (tails["step"] < 60)].copy()
+    few.loc[(few["quantity"] == "pooled_block") & (few["kind"] == "update") & (few["step"] == 0), "value"] = 0.4
+    assert "null 0.61; outside the null's band at 1 of 3 probed steps)" in tail_index.pooled(few).finding
+    assert "more concentrated" in tail_index.single_updates(few).how_to_read
+
+
+def test_why_there_is_nothing_is_said_once():
+    rows = [
+        ("Adam", 0, "update", quantity, n, np.nan, np.nan, np.nan, f"not enough samples: {n}, and {needs}")
+        for n in (10, 16)
+        for quantity, needs in (
+            ("ecf_coordinates", "ecf needs 50 for a trustworthy α"),
+            ("mcculloch_coordinates", "mcculloch needs 50 for a trustworthy α"),
+            ("student_gain", "a comparison needs 20"),
+        )
+    ]
+    with pytest.raises(MissingData, match=r"^not enough samples: 10 or 16, where ecf needs 50, mcculloch needs 50$"):
+        tail_index.single_updates(frame(rows))
+    with pytest.raises(MissingData, match=r"^not enough samples: 10 or 16, where comparison needs 20$"):
+        tail_index.laws(frame(rows))
+
+
 def test_every_figure_is_drawn(tails):
     for make in tail_index.FIGURES.values():
         svg = draw(make(tails), STYLE, "key")
