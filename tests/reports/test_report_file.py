@@ -238,7 +238,7 @@ def test_runs_of_different_experiments_are_told_apart(tmp_path, read):
     runs = [record(f"a{seed}", 2, adam, seed) for seed in range(2)]
     runs += [record("b", 5, adam, 0), record("c", 2, sgd, 0)]
     page = read(tt.write_report(runs, tmp_path / "r.html", metrics=["loss"]))
-    curves = page.frame("problem-1-loss-loss").groupby("label")["runs"].max().to_dict()
+    curves = page.frame(next(iter(page.downloads(".csv")))).groupby("label")["runs"].max().to_dict()
     assert curves == {"run (Adam, 8 values)": 2, "run (Adam, 20 values)": 1, "run (SGD, 8 values)": 1}
     said = "the label 'run' is also that of runs with other parameters or another optimizer, which are told apart"
     assert page.text.count(said) == 3

@@ -20,7 +20,7 @@ def told_apart(runs: Sequence[Run]) -> dict[str, str]:
     for run in runs:
         kind = (frozenset(run.shapes.items()), str(run.metadata.get("optimizer", {}).get("class")))
         kinds.setdefault((run.problem, run.label), {}).setdefault(kind, []).append(run)
-    labels = {}
+    labels: dict[str, str] = {}
     for (_, label), by_kind in kinds.items():
         said = [f"{of_kind[0].optimizer}, {of_kind[0].n_values:,} values" for of_kind in by_kind.values()]
         for what, of_kind in zip(said, by_kind.values(), strict=True):
