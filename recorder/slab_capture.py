@@ -24,8 +24,8 @@ __all__ = ["SlabCapture", "fits_slab"]
 SLAB_VALUES = 2**20
 """4 MB of float32: more would leave the cache that cores share."""
 
-MIN_STEPS, MAX_STEPS = 4, 32
-"""How many steps a slab holds: fewer are not worth it, more gain nothing."""
+MIN_STEPS, MAX_STEPS = 3, 6
+"""How many steps a slab holds: fewer are not worth it, of more every single step that measures them waits longer."""
 
 MAX_PARAMETERS = 128
 """Of more, the tensors that stand for their places in the slab would be the larger part of it."""
