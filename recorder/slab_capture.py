@@ -57,6 +57,7 @@ class SlabCapture(HostCapture):
         self._chosen_places = _places_of(range(len(self.tensors)), self._numels, self._picked)
         self._turn = 0  # the row of the step that is being made
         self._batch: Batch | None = None
+        self._batch_scratch = Scratch(3 * n, self._width)  # for all: a batch is measured before the next one begins
 
     @cached_property
     def _slab(self) -> Floats:
@@ -116,7 +117,7 @@ class SlabCapture(HostCapture):
         """The batch of the steps from this row of the slab on, in which these parameters have a gradient."""
         if self._batch is not None:
             self._batch.measure()
-        return Batch(self.plan(np.array(there, bool)), there, self._slab, self._turn)
+        return Batch(self.plan(np.array(there, bool)), there, self._slab, self._turn, self._batch_scratch)
 
     @property
     def _gradient(self) -> Floats:
@@ -135,7 +136,9 @@ class SlabCapture(HostCapture):
         if "update" in self._save:
             values["update"] = moved[self._chosen_places] - theta[self._chosen_places]
         if "grad" in self._save:
-            values["grad"] = self._gradient[_places_of(plan.there, self._numels, self._picked)]
+            everywhere = plan is self._all
+            chosen = self._chosen_places if everywhere else _places_of(plan.there, self._numels, self._picked)
+            values["grad"] = self._gradient[chosen]
         self._present = None if plan.present.all() else plan.present
         return StepRows(step, self.layout, values, self._present_rows(values))
 
@@ -146,11 +149,11 @@ class Batch:
     ``there``: which parameters have a gradient. ``pieces``: (steps, 5, pieces), their numbers, see ``stats_rows``.
     """
 
-    def __init__(self, plan: Plan, there: list[bool], slab: Floats, first: int) -> None:
+    def __init__(self, plan: Plan, there: list[bool], slab: Floats, first: int, scratch: Scratch) -> None:
         self.plan, self.there, self._slab, self._first = plan, there, slab, first
         self._made = self._measured = 0
         self._pieces = np.empty((len(slab) - first, 5, len(plan.layout.owner)))
-        self._scratch = Scratch(slab.shape[1], slab.dtype)
+        self._scratch = scratch
         self._lock = threading.Lock()  # the writer may ask while the training goes on
 
     def end(self, step: int) -> StepStats:
