@@ -8,6 +8,7 @@ from trajectory_tools.run import Run, open_run
 from trajectory_tools.store.part_file import PartFile
 from trajectory_tools.store.parts import PartId
 from trajectory_tools.store.rows import RowLayout, StepRows, row_groups
+from trajectory_tools.store.schema import tensors_schema
 from trajectory_tools.store.session import Session
 
 SHAPES = {"0.weight": (4, 3), "0.bias": (4,), "scale": (), "nothing": (0, 2)}
@@ -57,10 +58,12 @@ def record(folder, steps, *, shapes=SHAPES, seed=0, close=True, run_id="r", **op
 
 def part_of(folder, sequence):
     """A part of one step, not finished yet."""
-    (table,) = row_groups([rows_at(sequence, layout_of(), values_at(sequence))])
+    (row_group,) = row_groups([rows_at(sequence, layout_of(), values_at(sequence))])
     part_id = PartId(0, 0, sequence)
-    part = PartFile(Path(folder), "tensors", part_id, table.schema, run_id="r", compression="zstd", born=0.0)
-    part.write(table)
+    part = PartFile(
+        Path(folder), "tensors", part_id, tensors_schema("float32"), run_id="r", compression="zstd", born=0.0
+    )
+    part.write(row_group)
     return part
 
 

@@ -17,7 +17,7 @@ from making import assert_holds, layout_of, record, rows_at, scalars_at, values_
 
 from trajectory_tools.errors import BadArgument, RecordingFailed
 from trajectory_tools.run import open_run
-from trajectory_tools.store import part_file
+from trajectory_tools.store import part_file, table_file
 from trajectory_tools.store.batch import TensorBatch
 from trajectory_tools.store.part_file import PartFile
 from trajectory_tools.store.verify import verify
@@ -205,7 +205,7 @@ def test_a_part_that_cannot_even_be_begun(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     session = record(tmp_path, range(3), close=False, part_seconds=1e9)
-    monkeypatch.setattr(part_file.pq, "ParquetWriter", refuse)
+    monkeypatch.setattr(table_file.pq, "ParquetWriter", refuse)
     with pytest.raises(RecordingFailed, match="No space left"):
         session.close("finished")
     assert open_run(tmp_path).status == "failed"
@@ -228,7 +228,7 @@ def test_a_disk_that_fails_at_the_last_sync(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*/.*.tmp"))
 
 
-@pytest.mark.parametrize("failing", ["footer_crc32", "move_without_replacing", "append_to_manifest"])
+@pytest.mark.parametrize("failing", ["sync", "move_without_replacing", "append_to_manifest"])
 def test_a_failure_while_committing(tmp_path, monkeypatch, failing):
     record(tmp_path, range(3))
 

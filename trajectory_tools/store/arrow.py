@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["NUMPY_TYPES", "dictionary_array", "list_array", "number_array"]
+__all__ = ["NUMPY_TYPES", "dictionary_array", "number_array"]
 
 NUMPY_TYPES = {
     pa.bool_(): np.bool_,
@@ -27,19 +27,6 @@ def number_array(values: NDArray[Any], *, null: NDArray[np.bool_] | None = None)
     """Numbers or booleans; ``null`` masks those that are missing."""
     data = np.packbits(values, bitorder="little") if values.dtype == bool else np.ascontiguousarray(values)
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [_validity(null), pa.py_buffer(data)])
-
-
-def list_array(
-    list_type: pa.ListType, values: Sequence[NDArray[Any]], lengths: NDArray[np.int64], null: NDArray[np.bool_]
-) -> pa.Array:
-    """Lists of these lengths, cut from ``values`` put together; ``null`` masks those that are missing (of length 0)."""
-    bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    buffers = [_validity(null), pa.py_buffer(bounds)]
-    dtype = NUMPY_TYPES[list_type.value_type]  # a child of another type would abort the process
-    # Arrow puts them together without holding the interpreter, which NumPy does: the training goes on meanwhile.
-    parts = [number_array(np.asarray(part, dtype)) for part in values]
-    child = parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
-    return pa.Array.from_buffers(list_type, len(lengths), buffers, children=[child])
 
 
 def dictionary_array(dictionary_type: pa.DictionaryType, codes: NDArray[np.int32], words: Sequence[str]) -> pa.Array:

@@ -15,6 +15,7 @@ from trajectory_tools.store.probe_rows import ProbeBatch, ProductBatch
 from trajectory_tools.store.rows import RowLayout, StepRows, row_groups
 from trajectory_tools.store.schema import ROW_GROUP_VALUES, scalars_schema, tensors_schema
 from trajectory_tools.store.stats_rows import StatsBatch
+from trajectory_tools.store.table_file import RowGroup
 
 __all__ = ["Batch", "ScalarBatch", "ScalarRow", "TensorBatch"]
 
@@ -53,7 +54,7 @@ class TensorBatch:
         """The columns of the part that this batch goes to; ``previous`` are those of the batch before it."""
         return tensors_schema(self._layout.dtype)
 
-    def tables(self, schema: pa.Schema) -> Iterator[pa.Table]:
+    def row_groups(self, schema: pa.Schema) -> Iterator[RowGroup]:
         """The rows, once their values have arrived."""
         for step in self._steps:
             if step.ready is not None:
@@ -94,17 +95,17 @@ class ScalarBatch:
         new = [name for name in self._names if name not in known.names]
         return pa.schema([*known, *(pa.field(name, pa.float64()) for name in new)])
 
-    def tables(self, schema: pa.Schema) -> Iterator[pa.Table]:
+    def row_groups(self, schema: pa.Schema) -> Iterator[RowGroup]:
         """The rows; a name that a row lacks, or that is None there, is null."""
-        columns = []
+        columns = {}
         for field in schema:
             values = [row.get(field.name) for row in self._rows]
             null = np.array([value is None for value in values])
             numbers: NDArray[Any] = np.array(
                 [0 if value is None else value for value in values], NUMPY_TYPES[field.type]
             )
-            columns.append(number_array(numbers, null=null))
-        yield pa.table(columns, schema=schema)
+            columns[field.name] = number_array(numbers, null=null)
+        yield RowGroup(columns)
 
 
 Batch = TensorBatch | ScalarBatch | StatsBatch | ProbeBatch | ProductBatch

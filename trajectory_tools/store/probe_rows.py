@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trajectory_tools.store.arrow import dictionary_array, list_array, number_array
-from trajectory_tools.store.rows import Floats, RowLayout, StepRows, list_column, row_spans
+from trajectory_tools.store.arrow import dictionary_array, number_array
+from trajectory_tools.store.list_column import Cut, ListColumn
+from trajectory_tools.store.rows import Floats, RowLayout, StepRows, row_spans
 from trajectory_tools.store.schema import PROBE_SOURCES, ROW_GROUP_VALUES, probe_products_schema, probes_schema
+from trajectory_tools.store.table_file import RowGroup
 
 __all__ = ["ProbeBatch", "ProbeRows", "ProductBatch", "ProductRows"]
 
@@ -83,35 +85,38 @@ class ProbeBatch:
         """The columns of the part that this batch goes to."""
         return probes_schema(self._rows[0].layout.dtype)
 
-    def tables(self, schema: pa.Schema) -> Iterator[pa.Table]:
-        """The rows, as row groups."""
+    def row_groups(self, schema: pa.Schema) -> Iterator[RowGroup]:
+        """The rows."""
         samples = [sample for rows in self._rows for sample in rows.samples]
         for start, stop in row_spans(samples):
-            yield self._table(schema, samples, start, stop)
+            yield self._row_group(schema, samples, start, stop)
         for rows in self._rows:  # Parquet has them now
             if rows.release is not None:
                 rows.release()
 
-    def _table(self, schema: pa.Schema, samples: Sequence[StepRows], start: int, stop: int) -> pa.Table:
+    def _row_group(self, schema: pa.Schema, samples: Sequence[StepRows], start: int, stop: int) -> RowGroup:
         """The rows ``start:stop`` of each sample."""
         layout, n_rows = samples[0].layout, stop - start
         keys = [_Key(rows.source, rows.batch_size, rows.first + i) for rows in self._rows for i in range(len(rows))]
-        columns = [
-            number_array(np.repeat(np.array([sample.step for sample in samples], np.int64), n_rows)),
-            dictionary_array(schema.field("name").type, np.tile(layout.codes[start:stop], len(samples)), layout.names),
-            number_array(np.tile(layout.offsets[start:stop], len(samples))),
-            *_key_columns(schema, keys, n_rows),
+        numbers = {
+            "step": number_array(np.repeat(np.array([sample.step for sample in samples], np.int64), n_rows)),
+            "name": dictionary_array(
+                schema.field("name").type, np.tile(layout.codes[start:stop], len(samples)), layout.names
+            ),
+            "offset": number_array(np.tile(layout.offsets[start:stop], len(samples))),
+            **_key_columns(schema, keys, n_rows),
+        }
+        value_type = pa.type_for_alias(layout.dtype)
+        lists = {
+            name: ListColumn(value_type, [sample.cut(name, start, stop) for sample in samples])
+            for name in ("grad", "update")
+        }
+        chosen = [
+            _coordinates(None if rows.coordinates is None else rows.coordinates[start:stop], n_rows)
+            for rows in self._rows
+            for _ in range(len(rows))
         ]
-        for name in ("grad", "update"):
-            cuts = [sample.cut(name, start, stop) for sample in samples]
-            columns.append(list_column(schema.field(name).type, cuts))
-        none = [np.empty(0, np.int64)] * n_rows
-        of_samples = [rows.coordinates for rows in self._rows for _ in range(len(rows))]
-        chosen = [each for of_one in of_samples for each in (none if of_one is None else of_one[start:stop])]
-        null = np.repeat([of_one is None for of_one in of_samples], n_rows)
-        lengths = np.array([len(each) for each in chosen], np.int64)
-        columns.append(list_array(schema.field("coordinates").type, chosen, lengths, null))
-        return pa.table(columns, schema=schema)
+        return RowGroup(numbers, {**lists, "coordinates": ListColumn(pa.int64(), chosen)})
 
 
 @dataclass(frozen=True)
@@ -156,18 +161,18 @@ class ProductBatch:
         """The columns."""
         return probe_products_schema()
 
-    def tables(self, schema: pa.Schema) -> Iterator[pa.Table]:
-        """A row group."""
+    def row_groups(self, schema: pa.Schema) -> Iterator[RowGroup]:
+        """The set."""
         for rows in self._rows:
             n_rows = len(rows.grad_grad)
             samples = [_Key("batch", rows.batch_size, i) for i in range(n_rows - 1)]
             keys = _key_columns(schema, [*samples, _Key("mean", rows.batch_size, 0)])
-            lists = [
-                list_array(schema.field(name).type, [matrix.ravel()], np.full(n_rows, n_rows), np.zeros(n_rows, bool))
+            length, there = np.array([n_rows]), np.array([False])
+            lists = {
+                name: ListColumn(pa.float64(), [Cut(row, length, there) for row in matrix])
                 for name, matrix in zip(("grad_grad", "update_update", "update_grad"), rows.matrices, strict=True)
-            ]
-            steps = number_array(np.full(n_rows, rows.step, np.int64))
-            yield pa.table([steps, *keys, *lists], schema=schema)
+            }
+            yield RowGroup({"step": number_array(np.full(n_rows, rows.step, np.int64)), **keys}, lists)
 
 
 @dataclass(frozen=True)
@@ -179,15 +184,22 @@ class _Key:
     sample: int
 
 
-def _key_columns(schema: pa.Schema, keys: Sequence[_Key], repeats: int = 1) -> list[pa.Array]:
+def _coordinates(chosen: Sequence[NDArray[np.int64]] | None, n_rows: int) -> Cut:
+    """The column ``coordinates`` of a sample's rows."""
+    if chosen is None:
+        return Cut(np.empty(0, np.int64), np.zeros(n_rows, np.int64), np.ones(n_rows, bool))
+    return Cut(np.concatenate(chosen), np.array([len(each) for each in chosen]), np.zeros(n_rows, bool))
+
+
+def _key_columns(schema: pa.Schema, keys: Sequence[_Key], repeats: int = 1) -> dict[str, pa.Array]:
     """``source``, ``batch_size``, ``sample``, each ``repeats`` times."""
     codes = np.array([PROBE_SOURCES.index(key.source) for key in keys], np.int32)
     sizes = np.array([key.batch_size or 0 for key in keys], np.int64)
     unknown = np.array([key.batch_size is None for key in keys])
     numbers = np.array([key.sample for key in keys], np.int32)
     codes, sizes, unknown, numbers = (np.repeat(each, repeats) for each in (codes, sizes, unknown, numbers))
-    return [
-        dictionary_array(schema.field("source").type, codes, PROBE_SOURCES),
-        number_array(sizes, null=unknown),
-        number_array(numbers),
-    ]
+    return {
+        "source": dictionary_array(schema.field("source").type, codes, PROBE_SOURCES),
+        "batch_size": number_array(sizes, null=unknown),
+        "sample": number_array(numbers),
+    }

@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trajectory_tools.store.arrow import dictionary_array, list_array, number_array
+from trajectory_tools.store.arrow import dictionary_array, number_array
+from trajectory_tools.store.list_column import Cut, ListColumn
 from trajectory_tools.store.schema import MAX_ROW_VALUES, ROW_GROUP_VALUES, VALUE_COLUMNS, tensors_schema
+from trajectory_tools.store.table_file import RowGroup
 
-__all__ = ["Floats", "RowLayout", "StepRows", "list_column", "row_groups", "row_spans"]
+__all__ = ["Floats", "RowLayout", "StepRows", "row_groups", "row_spans"]
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -92,19 +94,10 @@ class StepRows:
         return Cut(values[begin : begin + int(lengths.sum())], lengths, null)
 
 
-@dataclass(frozen=True)
-class Cut:
-    """One column of a few rows: the values that are there, and for each row its length and whether it is null."""
-
-    values: Floats
-    lengths: NDArray[np.int64]
-    null: NDArray[np.bool_]
-
-
-def row_groups(steps: Sequence[StepRows]) -> Iterator[pa.Table]:
-    """Tables of whole steps, for consecutive steps of one layout; one step that is larger than a row group is cut."""
+def row_groups(steps: Sequence[StepRows]) -> Iterator[RowGroup]:
+    """Whole steps, for consecutive steps of one layout; one step that is larger than a row group is cut."""
     for start, stop in row_spans(steps):
-        yield _table(steps, start, stop)
+        yield _row_group(steps, start, stop)
 
 
 def row_spans(steps: Sequence[StepRows]) -> Iterator[tuple[int, int]]:
@@ -120,21 +113,17 @@ def row_spans(steps: Sequence[StepRows]) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _table(steps: Sequence[StepRows], start: int, stop: int) -> pa.Table:
+def _row_group(steps: Sequence[StepRows], start: int, stop: int) -> RowGroup:
     """The rows ``start:stop`` of each step."""
     layout = steps[0].layout
     schema = tensors_schema(layout.dtype)
-    columns = [
-        number_array(np.repeat(np.array([rows.step for rows in steps], np.int64), stop - start)),
-        dictionary_array(schema.field("name").type, np.tile(layout.codes[start:stop], len(steps)), layout.names),
-        number_array(np.tile(layout.offsets[start:stop], len(steps))),
-    ]
-    for name in VALUE_COLUMNS:
-        columns.append(list_column(schema.field(name).type, [rows.cut(name, start, stop) for rows in steps]))
-    return pa.table(columns, schema=schema)
-
-
-def list_column(list_type: pa.ListType, cuts: Sequence[Cut]) -> pa.Array:
-    """The column of these cuts, one after the other."""
-    lengths, null = (np.concatenate([getattr(cut, name) for cut in cuts]) for name in ("lengths", "null"))
-    return list_array(list_type, [cut.values for cut in cuts], lengths, null)
+    keys = {
+        "step": number_array(np.repeat(np.array([rows.step for rows in steps], np.int64), stop - start)),
+        "name": dictionary_array(
+            schema.field("name").type, np.tile(layout.codes[start:stop], len(steps)), layout.names
+        ),
+        "offset": number_array(np.tile(layout.offsets[start:stop], len(steps))),
+    }
+    value_type = pa.type_for_alias(layout.dtype)
+    lists = {name: ListColumn(value_type, [rows.cut(name, start, stop) for rows in steps]) for name in VALUE_COLUMNS}
+    return RowGroup(keys, lists)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trajectory_tools.store.arrow import NUMPY_TYPES, dictionary_array, number_array
 from trajectory_tools.store.schema import STATS, stats_schema
+from trajectory_tools.store.table_file import RowGroup
 
 __all__ = ["SQUARES", "StatsBatch", "StatsLayout", "StepStats", "joined_stats"]
 
@@ -121,7 +122,7 @@ class StatsBatch:
         """The columns of ``stats``."""
         return stats_schema()
 
-    def tables(self, schema: pa.Schema) -> Iterator[pa.Table]:
+    def row_groups(self, schema: pa.Schema) -> Iterator[RowGroup]:
         """The rows, once their numbers have arrived."""
         for step in self._steps:
             if step.ready is not None:
@@ -143,4 +144,4 @@ class StatsBatch:
                 null = absent | np.isnan(values) if stat in ("min", "max") else absent
                 numbers: NDArray[Any] = np.where(null, 0.0, values).astype(NUMPY_TYPES[dtype])
                 columns[f"{column}_{stat}"] = number_array(numbers, null=null)
-        yield pa.table([columns[name] for name in schema.names], schema=schema)
+        yield RowGroup(columns)

@@ -270,8 +270,8 @@ class RunWriter:
                     work.part.finish()
                     self._committer.submit(work.part)
                 else:
-                    for table in work.batch.tables(work.part.schema):
-                        work.part.write(table)
+                    for row_group in work.batch.row_groups(work.part.schema):
+                        work.part.write(row_group)
                 with self._changed:
                     self._busy.discard(work.part)
                     self._in_flight -= work.batch.nbytes if work.batch is not None else 0

@@ -1,0 +1,161 @@
+"""Columns of lists of numbers, as the pages that Parquet holds: the values are never copied on their way into a file.
+
+pyarrow encodes a list's value one by one with its levels, at about 200 MB/s. The levels of rows whose lengths are known
+are a few runs, and values that are written as they are need no encoding at all.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trajectory_tools.store.arrow import NUMPY_TYPES
+from trajectory_tools.store.thrift import I32, STRUCT, encode, varint
+
+__all__ = ["ENCODINGS", "Cut", "ListColumn", "Page"]
+
+ENCODINGS = {"PLAIN": 0, "RLE": 3, "BYTE_STREAM_SPLIT": 9}
+"""Parquet's numbers of the encodings in use here (parquet.thrift, ``Encoding``)."""
+
+PAGE_VALUES = 2**20
+"""About how many values a page holds: the memory that reading one takes."""
+
+NULL, EMPTY, VALUE = range(3)
+"""Definition levels of a list that may be null and whose elements may not."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One column of a few rows: the values that are there, and for each row its length and whether it is null."""
+
+    values: NDArray[Any]
+    lengths: NDArray[np.int64]
+    null: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A Parquet data page (version 1): header and body, one after the other, and what its column's metadata says."""
+
+    header: bytes
+    body: Sequence[memoryview]
+    n_levels: int
+    plain_bytes: int
+    encoding: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the header and the body."""
+        return len(self.header) + sum(map(len, self.body))
+
+    @property
+    def uncompressed_nbytes(self) -> int:
+        """What they were if the body were not compressed."""
+        return len(self.header) + self.plain_bytes
+
+
+@dataclass(frozen=True)
+class ListColumn:
+    """Rows of lists of that type: the cuts, one after the other."""
+
+    value_type: pa.DataType
+    cuts: Sequence[Cut]
+
+    def __len__(self) -> int:
+        return sum(len(cut.lengths) for cut in self.cuts)
+
+    def pages(self, codec: pa.Codec | None) -> Iterator[Page]:
+        """They, about ``PAGE_VALUES`` values a page. Compressed floats are split by byte first."""
+        held: list[Cut] = []
+        n_values = 0
+        for cut in self.cuts:
+            if held and n_values + len(cut.values) > PAGE_VALUES:
+                yield self._page(held, codec)
+                held, n_values = [], 0
+            held.append(cut)
+            n_values += len(cut.values)
+        yield self._page(held, codec)
+
+    def _page(self, cuts: Sequence[Cut], codec: pa.Codec | None) -> Page:
+        found = [_levels(cut.lengths.tobytes(), cut.null.tobytes()) for cut in cuts]
+        levels = b"".join(
+            _sized(b"".join(runs)) for runs in ([f.repetition for f in found], [f.definition for f in found])
+        )
+        n_levels = sum(level.n_levels for level in found)
+        dtype = np.dtype(NUMPY_TYPES[self.value_type]).newbyteorder("<")
+        values = [np.ascontiguousarray(cut.values, dtype) for cut in cuts if len(cut.values)]
+        split = codec is not None and dtype.kind == "f"
+        encoding = ENCODINGS["BYTE_STREAM_SPLIT" if split else "PLAIN"]
+        body = [memoryview(levels), *(each.view(np.uint8).data for each in values)]
+        plain_bytes = sum(map(len, body))
+        if codec is not None:
+            packed = codec.compress(pa.py_buffer(_together(levels, values, plain_bytes, split)))
+            body = [memoryview(packed.slice(0))]  # a view of ``packed`` has the size it had before it was compressed
+        crc = 0
+        for piece in body:
+            crc = zlib.crc32(piece, crc)
+        rle = ENCODINGS["RLE"]
+        header = encode(
+            {
+                1: (I32, 0),  # a data page
+                2: (I32, plain_bytes),
+                3: (I32, sum(map(len, body))),
+                4: (I32, crc - 2**32 if crc >= 2**31 else crc),
+                5: (STRUCT, {1: (I32, n_levels), 2: (I32, encoding), 3: (I32, rle), 4: (I32, rle)}),
+            }
+        )
+        return Page(header, body, n_levels, plain_bytes, encoding)
+
+
+class _Levels(NamedTuple):
+    """Runs of levels, and how many levels they are."""
+
+    repetition: bytes
+    definition: bytes
+    n_levels: int
+
+
+@lru_cache(maxsize=256)
+def _levels(lengths: bytes, null: bytes) -> _Levels:
+    """Of rows of these lengths (int64), null where the byte is 1.
+
+    Runs of equal levels (RLE/bit-packing hybrid): a row's first value repeats nothing (0), the others its list (1).
+    """
+    repetition, definition, count = bytearray(), bytearray(), 0
+    for length, is_null in zip(np.frombuffer(lengths, np.int64).tolist(), null, strict=True):
+        repetition += _run(1, 0)
+        if length > 1:
+            repetition += _run(length - 1, 1)
+        definition += _run(max(length, 1), VALUE if length else NULL if is_null else EMPTY)
+        count += max(length, 1)
+    return _Levels(bytes(repetition), bytes(definition), count)
+
+
+def _run(count: int, level: int) -> bytes:
+    return varint(count << 1) + bytes([level])
+
+
+def _sized(levels: bytes) -> bytes:
+    return len(levels).to_bytes(4, "little") + levels
+
+
+def _together(levels: bytes, values: Sequence[NDArray[Any]], size: int, split: bool) -> NDArray[np.uint8]:
+    """Levels and values in one piece; ``split``: the first byte of each value, then the second of each, and so on."""
+    out = np.empty(size, np.uint8)
+    out[: len(levels)] = np.frombuffer(levels, np.uint8)
+    rest = out[len(levels) :]
+    width = values[0].itemsize if split and values else 1
+    planes = rest.reshape(width, -1)
+    start = 0
+    for each in values:
+        stop = start + each.nbytes // width
+        planes[:, start:stop] = each.reshape(-1).view(np.uint8).reshape(-1, width).T
+        start = stop
+    return out

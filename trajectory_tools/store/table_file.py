@@ -1,0 +1,190 @@
+"""One Parquet file while it is being written: pyarrow writes the keys and the metadata, this the pages of lists."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trajectory_tools.store.list_column import ENCODINGS, ListColumn
+from trajectory_tools.store.schema import writer_options
+from trajectory_tools.store.thrift import I32, I64, LIST, Struct, decode, encode
+
+__all__ = ["RowGroup", "TableFile"]
+
+BLOCK = 2**20
+"""Bytes that are hashed and then written, while they are in the processor's cache."""
+
+MAGIC = b"PAR1"
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows on their way into Parquet: name of a column → its values."""
+
+    numbers: Mapping[str, pa.Array]
+    lists: Mapping[str, ListColumn] = field(default_factory=dict)
+
+    @property
+    def n_rows(self) -> int:
+        """How many."""
+        return len(self.numbers["step"])
+
+
+@dataclass
+class Chunk:
+    """A column of lists in one row group: where its pages begin, and what they hold."""
+
+    offset: int
+    n_levels: int = 0
+    nbytes: int = 0
+    uncompressed_nbytes: int = 0
+    encodings: set[int] = field(default_factory=lambda: {ENCODINGS["RLE"]})
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The columns of lists in one row group, and the bytes of those in the row groups before it."""
+
+    shift: int
+    chunks: Mapping[str, Chunk]
+
+
+class TableFile:
+    """``write`` row groups, then ``close``, which says what the file is; or ``drop``.
+
+    To pyarrow every list is null: it writes a page of a few bytes for each such column, which the metadata passes over
+    in favour of the pages that follow the row group. Of these pyarrow knows nothing: what it takes for a position in
+    the file is put right in the metadata.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, compression: str) -> None:
+        self._schema = schema
+        self._codec = None if compression == "none" else pa.Codec(compression, compression_level=1)
+        self._file = _HashedFile(path)
+        try:
+            self._writer = pq.ParquetWriter(
+                pa.PythonFile(self._file, "w"), schema, **writer_options(schema, compression)
+            )
+        except BaseException:
+            self._file.close()
+            raise
+        self._lists: list[Lists] = []  # of each row group
+        self._list_bytes = 0
+
+    def write(self, group: RowGroup) -> None:
+        """Append the rows as a row group."""
+        n_rows = group.n_rows
+        columns = [
+            pa.nulls(n_rows, column.type) if column.name in group.lists else group.numbers[column.name]
+            for column in self._schema
+        ]
+        self._writer.write_table(pa.table(columns, schema=self._schema), row_group_size=n_rows)
+        shift = self._list_bytes
+        self._lists.append(Lists(shift, {name: self._write_pages(column) for name, column in group.lists.items()}))
+
+    def _write_pages(self, column: ListColumn) -> Chunk:
+        chunk = Chunk(self._file.tell())
+        for page in column.pages(self._codec):
+            for piece in (page.header, *page.body):
+                self._file.write(piece)
+            chunk.n_levels += page.n_levels
+            chunk.nbytes += page.nbytes
+            chunk.uncompressed_nbytes += page.uncompressed_nbytes
+            chunk.encodings.add(page.encoding)
+        self._list_bytes += chunk.nbytes
+        return chunk
+
+    def close(self, metadata: Mapping[str, str]) -> tuple[int, str, int]:
+        """End the file with this metadata in its footer: its bytes, their sha256 in hex, the CRC-32 of the footer."""
+        self._writer.add_key_value_metadata(metadata)
+        self._file.holding = bytearray()
+        self._writer.close()
+        footer, self._file.holding = decode(bytes(self._file.holding)), None
+        for group, lists in zip(footer[4][1][1], self._lists, strict=True):
+            _put_right(group, lists)
+        data = encode(footer)
+        tail = data + len(data).to_bytes(4, "little") + MAGIC
+        self._file.write(tail)
+        self._file.close()
+        return self._file.tell(), self._file.sha256.hexdigest(), zlib.crc32(tail)
+
+    def drop(self) -> None:
+        """Close it, whatever it holds."""
+        for file in (self._writer, self._file):
+            with suppress(OSError, pa.ArrowException):
+                file.close()
+
+
+def _put_right(group: Struct, lists: Lists) -> None:
+    """Have a row group's metadata (parquet.thrift, ``RowGroup``) say where things are, and what the lists hold."""
+    total = total_compressed = 0
+    for column in group[1][1][1]:
+        column[2] = (I64, 0)  # of no meaning any more, says parquet.thrift
+        metadata: Struct = column[3][1]
+        chunk = lists.chunks.get(metadata[3][1][1][0].decode())  # the first word of the path is the column's name
+        if chunk is None:
+            _move(metadata, (9, 11), lists.shift)  # where the data and the dictionary begin
+        else:
+            for number in set(metadata) - {1, 2, 3, 4, 5, 6, 7, 9}:  # statistics of the page that is passed over
+                del metadata[number]
+            metadata[2] = (LIST, (I32, sorted(chunk.encodings)))
+            metadata[5] = (I64, chunk.n_levels)
+            metadata[6] = (I64, chunk.uncompressed_nbytes)
+            metadata[7] = (I64, chunk.nbytes)
+            metadata[9] = (I64, chunk.offset)
+        total += metadata[6][1]
+        total_compressed += metadata[7][1]
+    _move(group, (5,), lists.shift)
+    group[2] = (I64, total)
+    group[6] = (I64, total_compressed)
+
+
+def _move(struct: Struct, fields: Iterable[int], shift: int) -> None:
+    """Add to offsets, where there are any."""
+    for number in fields:
+        if number in struct:
+            kind, offset = struct[number]
+            struct[number] = (kind, offset + shift)
+
+
+class _HashedFile:
+    """A new file that is written from its beginning to its end, and the sha256 of what is in it.
+
+    While ``holding`` is a buffer, what is written goes there.
+    """
+
+    closed = False
+
+    def __init__(self, path: Path) -> None:
+        self.sha256 = hashlib.sha256()
+        self.holding: bytearray | None = None
+        self._size = 0
+        self._file = path.open("wb")
+
+    def write(self, data: pa.Buffer | bytes) -> int:
+        view = memoryview(data).cast("B")
+        if self.holding is not None:
+            self.holding += view
+        else:
+            for start in range(0, len(view), BLOCK):
+                block = view[start : start + BLOCK]
+                self.sha256.update(block)
+                self._size += self._file.write(block)
+        return len(view)
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self.closed = True
+        self._file.close()
