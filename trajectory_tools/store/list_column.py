@@ -1,7 +1,7 @@
-"""Columns of lists of numbers, as the pages that Parquet holds: the values are never copied on their way into a file.
+"""Columns of lists of numbers, as the pages that Parquet holds.
 
-pyarrow encodes a list's value one by one with its levels, at about 200 MB/s. The levels of rows whose lengths are known
-are a few runs, and values that are written as they are need no encoding at all.
+pyarrow encodes the values of lists one by one with their levels, at about 200 MB/s. But levels of rows of known lengths
+are a few runs, and values that are written as they are need no encoding at all: large ones are not even copied.
 """
 
 from __future__ import annotations
@@ -93,11 +93,13 @@ class ListColumn:
         values = [np.ascontiguousarray(cut.values, dtype) for cut in cuts if len(cut.values)]
         split = codec is not None and dtype.kind == "f"
         encoding = ENCODINGS["BYTE_STREAM_SPLIT" if split else "PLAIN"]
-        body = [memoryview(levels), *(each.view(np.uint8).data for each in values)]
-        plain_bytes = sum(map(len, body))
-        if codec is not None:
-            packed = codec.compress(pa.py_buffer(_together(levels, values, plain_bytes, split)))
-            body = [memoryview(packed.slice(0))]  # a view of ``packed`` has the size it had before it was compressed
+        plain_bytes = len(levels) + sum(each.nbytes for each in values)
+        if codec is None and len(values) == 1:
+            body = [memoryview(levels), values[0].view(np.uint8).data]
+        else:  # many small pieces as well: for each the interpreter would be handed over three times
+            whole = _together(levels, values, plain_bytes, split)
+            # A view of what ``compress`` returns has the size that it had before.
+            body = [whole.data if codec is None else memoryview(codec.compress(pa.py_buffer(whole)).slice(0))]
         crc = 0
         for piece in body:
             crc = zlib.crc32(piece, crc)
