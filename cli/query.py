@@ -44,11 +44,13 @@ def query(
 
     if not sql.strip():
         raise BadArgument("the query is empty; give one such as 'SELECT step, loss FROM scalars'")
-    answer = open_run(run, damaged="skip" if skip_damaged else "error").query(sql)
+    opened = open_run(run, damaged="skip" if skip_damaged else "error")
+    answer = opened.query(sql)
     if format is Format.csv:
         answer.to_csv(sys.stdout, index=False)
     elif format is Format.json:
         print(answer.to_json(orient="records", indent=2))
     else:
         print_table(answer)
-    next_command("traj", "report", run, "-o", "report.html", *(["--skip-damaged"] if skip_damaged else []))
+    if opened.n_steps:
+        next_command("traj", "report", run, "-o", "report.html", *(["--skip-damaged"] if skip_damaged else []))

@@ -197,7 +197,6 @@ def record(
     if problem is None:
         raise BadArgument("nothing to record; type `traj record train.py`, or `traj record digits-mlp`")
     from trajectory_tools.experiments.recording import Experiment
-    from trajectory_tools.optimizers import OPTIMIZERS
     from trajectory_tools.problems import make_problem
 
     given = free_options(ctx.args)
@@ -207,29 +206,27 @@ def record(
         raise BadArgument(f"{problem} is a built-in problem, whose options stand before --; leave out the --")
     made = make_problem(problem, **problem_options)
     output = output or Path("runs") / f"{problem}-{optimizer}"
-    folders = _folders(output, seed, seeds, steps, force or dry_run)
+    folders = _folders(output, seed, seeds, steps, force=force or dry_run, dry_run=dry_run)
     options: dict[str, Any] = {
         "every": every,
         "schedule": _schedule(every, at, per_decade, steps),
         "save": _columns(save),
         "probing": _probing(probe_every, probe_batches, probe_samples, probe_surrogates, probe_sketch),
+        "compression": compression,
         **selecting,
     }
+    rate = {} if lr is None else {"lr": 1.0 if lr == "tune" else lr}
+    experiment = Experiment(made, optimizer, {**optimizer_given, **rate})
+    # Raises what recording would, before anything is tuned, removed or trained.
+    experiment.size(seed=max(folders), steps=steps, **options)
+    size = experiment.size(seed=seed, steps=steps, on_start=_say_choice if dry_run else None, **options)
     if dry_run:
-        experiment = Experiment(made, optimizer, optimizer_given)
-        size = experiment.size(seed=seed, steps=steps, on_start=_say_choice, **options)
         print_sizes(size, seeds=seeds, json=json)
         return
-    options["compression"] = compression
     if lr == "tune":
-        OPTIMIZERS[optimizer].make({**optimizer_given, "lr": 1.0})  # refuses what cannot be tuned
         say(f"tuning the learning rate of {optimizer} on {problem} ...")
         experiment = Experiment.tuned(made, optimizer, optimizer_given)
         say(f"chose lr = {experiment.options['lr']:g}")
-    else:
-        if lr is not None:
-            optimizer_given["lr"] = lr
-        experiment = Experiment(made, optimizer, optimizer_given)
     if force and seeds > 1:
         _remove_other_seeds(output, folders.values())
     for number, folder in folders.items():
@@ -332,14 +329,16 @@ COMMON = {
 }
 
 
-def _folders(output: Path, seed: int, seeds: int, steps: int, force: bool) -> dict[int, Path]:
+def _folders(output: Path, seed: int, seeds: int, steps: int, *, force: bool, dry_run: bool) -> dict[int, Path]:
     """Seed → run folder, once it is known that each can be made."""
-    from trajectory_tools.store.metadata import RUN_FILE
+    from trajectory_tools.store.metadata import RUN_FILE, refuse_unwritable
 
     if steps < 1:
         raise BadArgument(f"--steps is {steps}; give at least 1")
     if seeds < 1:
         raise BadArgument(f"--seeds is {seeds}; it is how many runs to record, 1 or more")
+    if not dry_run:
+        refuse_unwritable(output)
     folders = {n: output / f"seed-{n}" for n in range(seed, seed + seeds)} if seeds > 1 else {seed: output}
     there = [path for path in (output, *_seed_folders(output)) if (path / RUN_FILE).exists()]
     if there and not force:

@@ -92,13 +92,14 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def _check_folder(folder: Path, *, replace: bool) -> None:
-    """Raise where it holds a run that is not to be replaced, or anything but runs."""
+    """Raise where it cannot be written, or holds a run that is not to be replaced, or anything but runs."""
     from trajectory_tools.recorder.observe import runs_in
-    from trajectory_tools.store.metadata import refuse_foreign
+    from trajectory_tools.store.metadata import refuse_foreign, refuse_unwritable
 
     there = runs_in(folder)
     if not there or folder in there:
         refuse_foreign(folder)
+    refuse_unwritable(folder)
     for path in () if replace else there:
         which = "" if path == folder else f" ({path.relative_to(folder)})"
         raise OutputExists(

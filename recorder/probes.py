@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,7 +119,7 @@ class Prober:
             plan = ProbePlan(n_samples, options.surrogates, self._space.n_values, options.sketch)
             check_plan(plan)
             check_room(plan, self._space.dtype.itemsize, self._folder)
-            batch_size = _batch_size(given, options)
+            batch_size, given = _batch_size(given, options)
             if batch_size in probed:
                 size = "single samples" if batch_size == 1 else f"mini-batches of {batch_size or 'unknown size'}"
                 raise BadArgument(
@@ -228,19 +229,24 @@ def in_rows(
         yield rows.first(filled), None
 
 
-def _batch_size(batches: Any, options: ProbeOptions) -> int | None:
-    """How many training samples a gradient is the mean of; ``BadArgument`` where the mini-batches differ in it."""
+def _batch_size(batches: Any, options: ProbeOptions) -> tuple[int | None, Any]:
+    """How many training samples a gradient is the mean of, and the mini-batches, to be gone through once.
+
+    ``BadArgument`` where they differ in it.
+    """
     if options.samples is not None:
-        return 1
+        return 1, batches
     if options.batch_size is not None:
-        return options.batch_size
+        return options.batch_size, batches
     if not isinstance(batches, Sequence):
-        return leading_size(next(iter(batches)))
+        rest = iter(batches)  # a DataLoader starts its workers here
+        batch = next(rest)
+        return leading_size(batch), chain([batch], rest)
     first, *rest = [leading_size(batch) for batch in batches]
     for size in rest:
         if size != first:
             raise BadArgument(_sizes_differ(first, size))
-    return first
+    return first, batches
 
 
 def _sizes_differ(first: int | None, other: int | None) -> str:

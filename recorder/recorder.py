@@ -42,6 +42,7 @@ from trajectory_tools.store.schema import VALUE_COLUMNS
 from trajectory_tools.store.selection import Selection
 from trajectory_tools.store.session import IfExists, Session
 from trajectory_tools.store.size import RunSize
+from trajectory_tools.store.writer import WriterOptions
 from trajectory_tools.symmetry import SymmetryGroup
 
 __all__ = ["Recorder"]
@@ -151,8 +152,10 @@ class Recorder:
         self._model: Names | None = model if is_source else list(model)  # type: ignore[arg-type]
         self._optimizers = optimizers
         self._start_step = start_step
-        self._session_options: dict[str, Any] = {"if_exists": if_exists, "compression": compression, "run_id": run_id}
-        self._session_options |= {} if queue_bytes is None else {"queue_bytes": queue_bytes}
+        writing: dict[str, Any] = {"compression": compression}
+        writing |= {} if queue_bytes is None else {"queue_bytes": queue_bytes}
+        WriterOptions(**writing)  # says now what is wrong with them
+        self._session_options: dict[str, Any] = {"if_exists": if_exists, "run_id": run_id, **writing}
         self.budget_choice: str | None = None
         if budget is not None:
             self._fit(parse_bytes(budget), steps, None if every == 1 else every, schedule)

@@ -42,11 +42,9 @@ def size(frame: pd.DataFrame) -> Figure:
     return Figure(
         title="Size of the covariance: λ_max and trace",
         shows="The largest eigenvalue and the trace of the covariance of updates and gradients at the probed steps.",
-        how_to_read="The trace is the mean squared distance of one mini-batch's update from the mean update,"
-        " λ_max the"
-        " part of it along the direction that varies most. Both fall with the batch size, and grow with the"
-        " square of the"
-        " step's length: an optimizer with longer steps varies more.",
+        how_to_read="The trace is the mean squared distance of one mini-batch's update from the mean update, λ_max the"
+        " part of it along the direction that varies most. Both fall with the batch size, and grow with the square of"
+        " the step's length: an optimizer with longer steps varies more.",
         formula=SIGMA,
         data=curves.data,
         paint=curves.paint,
@@ -70,15 +68,12 @@ def spread(frame: pd.DataFrame) -> Figure:
     most = int(frame["n"][frame["quantity"] == "participation_ratio"].max()) - 1
     return Figure(
         title="Directions of the updates' covariance",
-        shows="Over how many directions the updates vary, whether these stay the same from probe to probe,"
-        " and whether"
+        shows="Over how many directions the updates vary, whether these stay the same from probe to probe, and whether"
         " the mean update goes down the mean gradient.",
-        how_to_read=f"Participation ratio and effective rank lie between 1 and the number of mini-batches − 1"
-        f" ({most:,}"
-        " here), and come out low where that is small. The overlap of leading subspaces is 1 for the same and"
-        " next to 0 for random ones; noise of estimation alone brings it down to about what the two halves"
-        " of one step's"
-        " samples have. The cosine is 1 where the optimizer follows the gradient.",
+        how_to_read="Participation ratio and effective rank lie between 1 and the number of mini-batches − 1"
+        f" ({most:,} here), and come out low where that is small. The overlap of leading subspaces is 1 for the same"
+        " and next to 0 for random ones; noise of estimation alone brings it down to about what the two halves of one"
+        " step's samples have. The cosine is 1 where the optimizer follows the gradient.",
         formula=f"(Σλ)² / Σλ²; exp(−Σ p log p), p = λ / Σλ; ‖U Vᵀ‖² / k; ⟨ū, −ḡ⟩ / (‖ū‖ ‖ḡ‖). {SIGMA}",
         data=curves.data,
         paint=curves.paint,
@@ -111,9 +106,8 @@ def noise(frame: pd.DataFrame) -> Figure:
     return Figure(
         title="Gradient noise scale",
         shows="The batch size at which the noise of the gradient is as large as the gradient itself.",
-        how_to_read="With batches much smaller than it, averaging more samples pays almost in full; with"
-        " much larger ones"
-        " hardly. It usually rises as the gradient falls. The intervals (in the sentence above and in the"
+        how_to_read="With batches much smaller than it, averaging more samples pays almost in full; with much larger"
+        " ones hardly. It usually rises as the gradient falls. The intervals (in the sentence above and in the"
         " metric's frame) are a jackknife's over mini-batches.",
         formula="tr(Σ₁) / |G|², Σ₁ = batch size × Σ, |G|² = ‖ḡ‖² − tr(Σ) / K (McCandlish et al. 2018, appendix A.1)",
         data=curves.data,
@@ -132,9 +126,8 @@ def paper(frame: pd.DataFrame) -> Figure:
     return Figure(
         title="Size of the covariance as the paper takes it",
         shows="λ_max by power iteration and the trace, both around the update that the mean gradient makes.",
-        how_to_read="For an optimizer"
-        " that is linear in the gradient this is the covariance above; for others the update of"
-        " the mean gradient is not the mean update, and their distance counts as variance here.",
+        how_to_read="For an optimizer that is linear in the gradient this is the covariance above; for others the"
+        " update of the mean gradient is not the mean update, and their distance counts as variance here.",
         formula="Σₖ (uₖ − m)(uₖ − m)ᵀ / K, m the update of the mean gradient (as in Sobotka et al. 2023)",
         data=curves.data,
         paint=curves.paint,

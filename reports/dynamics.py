@@ -39,8 +39,7 @@ def sizes(frame: pd.DataFrame) -> Figure:
         title="Size of the updates",
         shows="How long each step is, how long beside the weights that it changes, and how long the gradient was.",
         how_to_read="A ratio near 10⁻³ changes the weights slowly, near 1 it replaces them. Lion's steps keep their"
-        " length, as"
-        f" each element moves by the learning rate; SGD's shrink with the gradient. {ARITHMETIC_BAND}",
+        f" length, as each element moves by the learning rate; SGD's shrink with the gradient. {ARITHMETIC_BAND}",
         formula="‖uₜ‖₂, ‖uₜ‖₂ / ‖θₜ‖₂ and ‖gₜ‖₂ over all parameters",
         data=curves.data,
         paint=curves.paint,
@@ -73,10 +72,9 @@ def directions(frame: pd.DataFrame) -> Figure:
     return Figure(
         title="Direction of the updates",
         shows="The cosine between successive updates, and between the update and the negative gradient.",
-        how_to_read="With the step before: 1 goes straight on, 0 turns by a right angle, −1 goes back. With"
-        " steepest descent: 1"
-        " for plain SGD, less where an optimizer leaves the gradient's direction, below 0 where it steps uphill for"
-        " this mini-batch.",
+        how_to_read="With the step before: 1 goes straight on, 0 turns by a right angle, −1 goes back. With steepest"
+        " descent: 1 for plain SGD, less where an optimizer leaves the gradient's direction, below 0 where it steps"
+        " uphill for this mini-batch.",
         formula="cos(a, b) = ⟨a, b⟩ / (‖a‖ ‖b‖) over all parameters",
         data=curves.data,
         paint=curves.paint,
@@ -117,8 +115,7 @@ def path(frame: pd.DataFrame) -> Figure:
         title="Path length against displacement",
         shows="How far the parameters are from where they began, beside how long the way was.",
         how_to_read="On the dashed diagonal a run goes straight; further below it a run turns, circles or shakes."
-        " Left: means"
-        " over the runs of a label. Right: the quotient against the step.",
+        " Left: means over the runs of a label. Right: the quotient against the step.",
         formula="path length Σ ‖uₛ‖ over s ≤ t, displacement ‖θₜ₊₁ − θ_first‖",
         data=data,
         paint=partial(_paint_path, log),

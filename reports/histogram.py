@@ -110,10 +110,9 @@ def histogram_figure(
         title=title,
         shows=shows,
         how_to_read="The height is the part of all elements that falls into a bin, on a logarithmic axis: a tail to"
-        " the right"
-        " that falls slowly is a heavy tail, a single spike an optimizer that moves every element by the same"
-        " amount. The bars"
-        " at the left edge are the elements that are exactly 0. Lines are means over the runs of a label.",
+        " the right that falls slowly is a heavy tail, a single spike an optimizer that moves every element by the"
+        " same amount. The bars at the left edge are the elements that are exactly 0. Lines are means over the runs of"
+        " a label.",
         formula=f"elements with low ≤ |{symbol}ᵢ| < high / all elements; {BINS_PER_DECADE} bins a decade",
         data=rounded(table),
         paint=partial(_paint, panels, symbol),

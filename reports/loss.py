@@ -31,8 +31,8 @@ def training_loss(frame: pd.DataFrame) -> Figure:
         title="Training loss",
         shows="The loss of the mini-batch that each step was made from, and the other scalars that were logged.",
         how_to_read="Lower is better; a band that widens says that the seeds part ways. The loss of one mini-batch is"
-        " noisy: differences smaller than the jitter of a curve mean nothing."
-        f" {ARITHMETIC_BAND} A learning rate that stays the same is left out.",
+        f" noisy: differences smaller than the jitter of a curve mean nothing. {ARITHMETIC_BAND} A learning rate that"
+        " stays the same is left out.",
         formula="L(θₜ) on the mini-batch of step t, before the step",
         data=curves.data,
         paint=curves.paint,

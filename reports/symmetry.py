@@ -58,10 +58,9 @@ def signed_sum(frame: pd.DataFrame) -> Figure:
         title="Signed sum of the symmetry's constraint",
         shows="How far the updates violate what the symmetry prescribes for gradients, summed with sign over the"
         " units.",
-        how_to_read="Gradients lie at the level of rounding (grey), and so does an optimizer"
-        " that keeps the symmetry. Units can cancel each other and the number grows with the size of the updates,"
-        " so compare"
-        " levels by orders of magnitude here, and shares in the next figure.",
+        how_to_read="Gradients lie at the level of rounding (grey), and so does an optimizer that keeps the symmetry."
+        " Units can cancel each other and the number grows with the size of the updates, so compare levels by orders"
+        " of magnitude here, and shares in the next figure.",
         formula=f"|Σⱼ ⟨v, ξⱼ⟩|. {GENERATORS} (Kunin et al. 2021; as in Sobotka et al. 2023)",
         data=curves.data,
         paint=curves.paint,
@@ -90,10 +89,9 @@ def share(frame: pd.DataFrame) -> Figure:
         title="Share of the update along the symmetry, against chance",
         shows="Which part of the squared update lies along the symmetry's directions, where a gradient has nothing.",
         how_to_read="1 would be an update that does nothing else. The dashed line is what a random direction has in"
-        " the mean:"
-        " above it the optimizer seeks the symmetry's directions out, below it avoids them, and at the level of"
-        " the gradients (grey) it keeps the symmetry. Rounding weighs more as updates get small"
-        " beside the weights, so that level may rise with time.",
+        " the mean: above it the optimizer seeks the symmetry's directions out, below it avoids them, and at the level"
+        " of the gradients (grey) it keeps the symmetry. Rounding weighs more as updates get small beside the weights,"
+        " so that level may rise with time.",
         formula=f"Σⱼ ⟨v, ξⱼ⟩² / ‖ξⱼ‖² / ‖v‖² over the group's own parameters; chance = number of ξⱼ / number of"
         f" parameters. {GENERATORS}",
         data=curves.data,
@@ -121,13 +119,12 @@ def drift(frame: pd.DataFrame) -> Figure:
     return Figure(
         title="Drift of the conserved quantity",
         shows="How far the quantity that gradient flow would conserve has moved since the first recorded step.",
-        how_to_read="Under gradient flow every curve would stay at 0. SGD's finite steps move Q only by the"
-        " difference of the"
-        " squared update's two halves (nothing for translation); what moves further breaks the symmetry. Where the"
-        " curves differ by more than a hundredfold, the axis is logarithmic on both sides of 0 and linear around it.",
+        how_to_read="Under gradient flow every curve would stay at 0. SGD's finite steps move Q only by the difference"
+        " of the squared update's two halves (nothing for translation); what moves further breaks the symmetry. Where"
+        " the curves differ by more than a hundredfold, the axis is logarithmic on both sides of 0 and linear around"
+        " it.",
         formula="Q = ‖A‖² − ‖B‖² for rescale (A the incoming, B the outgoing parameters), ‖A‖² for scale, Σ A for"
-        " translation;"
-        " ΔQ = 2(⟨A, u_A⟩ − ⟨B, u_B⟩) + (‖u_A‖² − ‖u_B‖²), exact for any optimizer",
+        " translation; ΔQ = 2(⟨A, u_A⟩ − ⟨B, u_B⟩) + (‖u_A‖² − ‖u_B‖²), exact for any optimizer",
         data=curves.data,
         paint=curves.paint,
         finding=_sentence(
@@ -159,8 +156,7 @@ def units(frame: pd.DataFrame) -> Figure:
         title="The constraint unit by unit",
         shows=f"How far each single unit's constraint is violated by the update at some steps ({runs} of each label).",
         how_to_read="Each dot is one unit, from left to right in their order. Nothing cancels here: where all of an"
-        " optimizer's"
-        " dots lie low, every unit keeps its symmetry.",
+        " optimizer's dots lie low, every unit keeps its symmetry.",
         formula=f"|⟨uₜ, ξⱼ⟩|. {GENERATORS}",
         data=rounded(data),
         paint=partial(_paint_units, groups),

@@ -19,9 +19,8 @@ from trajectory_tools.reports.words import first_few, number, one_line
 __all__ = ["ABOUT", "FIGURES", "verdict_sentence"]
 
 ABOUT = (
-    "How heavy the tails of the noise are: what differs between the mini-batches at one step, with the"
-    " parameters and the"
-    " optimizer's state held. The tail index α is 2 for Gaussian noise and smaller for heavier tails; beside each"
+    "How heavy the tails of the noise are: what differs between the mini-batches at one step, with the parameters and"
+    " the optimizer's state held. The tail index α is 2 for Gaussian noise and smaller for heavier tails; beside each"
     " estimate stands what the same estimator says of Gaussian noise of the same covariance."
 )
 NULL = "Gaussian noise of the same covariance, 5 to 95 %"
@@ -48,18 +47,14 @@ def pooled(frame: pd.DataFrame) -> Figure:
         title="Tail index, all coordinates in one row (the paper's estimator)",
         shows="α of the noise of updates and gradients at the probed steps, and what the same estimator says of"
         " Gaussian noise.",
-        how_to_read="Do not compare α with 2 here: all coordinates go into one row, and coordinates of different"
-        " scale look like heavy tails, also where each is Gaussian. Compare it with the grey band. Inside, the noise"
-        " cannot be told from Gaussian noise of the same covariance by this estimator; below, its tails are"
-        " heavier; above,"
-        " lighter. The dotted line asks the same of the optimizer: where the updates lie there, their α is"
-        " what it makes of"
-        f" any Gaussian gradients. {INTERVALS}",
-        formula="1/α̂ = (mean log|Y| − mean log|X|) / log m; X all"
-        " coordinates of all centred samples in one row, Y sums"
-        " of blocks of m, m the largest divisor of their number up to its root (Mohammadi 2014, Corollary"
-        " 2.4; Simsekli"
-        " et al. 2019; as in Sobotka et al. 2023)",
+        how_to_read="Do not compare α with 2 here: all coordinates go into one row, and coordinates of different scale"
+        " look like heavy tails, also where each is Gaussian. Compare it with the grey band. Inside, the noise cannot"
+        " be told from Gaussian noise of the same covariance by this estimator; below, its tails are heavier; above,"
+        " lighter. The dotted line asks the same of the optimizer: where the updates lie there, their α is what it"
+        f" makes of any Gaussian gradients. {INTERVALS}",
+        formula="1/α̂ = (mean log|Y| − mean log|X|) / log m; X all coordinates of all centred samples in one row, Y"
+        " sums of blocks of m, m the largest divisor of their number up to its root (Mohammadi 2014, Corollary 2.4;"
+        " Simsekli et al. 2019; as in Sobotka et al. 2023)",
         data=data,
         paint=partial(paint_panels, layers, titles, "α", None),
         finding=verdict_sentence(verdicts(frame)),
@@ -97,18 +92,13 @@ def _single(frame: pd.DataFrame, kind: str) -> Figure:
     found = verdicts(frame[frame["kind"] == kind], "ecf_projections")
     return Figure(
         title=f"Tail index of single coordinates and of projections: {NOUN[kind]}",
-        shows=f"α of the {NOUN[kind]} coordinate by coordinate across the mini-batches, and of their"
-        f" projections on random"
-        " directions: medians over coordinates and directions.",
-        how_to_read="No coordinate is mixed with"
-        " another here, so Gaussian noise has α = 2 (with few mini-batches"
-        " a little less, as the grey band says), and an α below the band says that"
-        " the tails are heavier, or the values more concentrated (many equal or near 0),"
-        " than those of Gaussian noise of that covariance. On projections"
-        " many coordinates are"
-        f" summed, which makes light of tails that they do not share. {INTERVALS}",
-        formula="characteristic"
-        " function: the slope of log(−log|φ̂(t)|²) in log t (Koutrouvelis 1980); quantiles:"
+        shows=f"α of the {NOUN[kind]} coordinate by coordinate across the mini-batches, and of their projections on"
+        " random directions: medians over coordinates and directions.",
+        how_to_read="No coordinate is mixed with another here, so Gaussian noise has α = 2 (with few mini-batches a"
+        " little less, as the grey band says), and an α below the band says that the tails are heavier, or the values"
+        " more concentrated (many equal or near 0), than those of Gaussian noise of that covariance. On projections"
+        f" many coordinates are summed, which makes light of tails that they do not share. {INTERVALS}",
+        formula="characteristic function: the slope of log(−log|φ̂(t)|²) in log t (Koutrouvelis 1980); quantiles:"
         " (Q.95 − Q.05) / (Q.75 − Q.25) looked up (McCulloch 1986)",
         data=pd.concat(parts, ignore_index=True),
         paint=partial(paint_panels, layers, titles, "α", 2.05),
@@ -141,14 +131,12 @@ def laws(frame: pd.DataFrame) -> Figure:
     return Figure(
         title="Gaussian, Student's t or α-stable",
         shows="How much more likely the samples' projections are under heavy-tailed laws than under a Gaussian.",
-        how_to_read="Above the dashed"
-        " line the law with heavy tails is preferred, after it has paid for its shape;"
-        " exactly as far below it as one shape costs, the fit has chosen the Gaussian within the law. Where"
-        " both are above, the"
-        " higher one fits better: Student's t with many degrees of freedom has tails that no α-stable law has.",
-        formula="(log-likelihood −"
-        " that of a Gaussian − 1 for the shape of each projection) / samples, each projection with"
-        " its own location and scale (AIC / 2, Akaike 1974)",
+        how_to_read="Above the dashed line the law with heavy tails is preferred, after it has paid for its shape;"
+        " exactly as far below it as one shape costs, the fit has chosen the Gaussian within the law. Where both are"
+        " above, the higher one fits better: Student's t with many degrees of freedom has tails that no α-stable law"
+        " has.",
+        formula="(log-likelihood − that of a Gaussian − 1 for the shape of each projection) / samples, each projection"
+        " with its own location and scale (AIC / 2, Akaike 1974)",
         data=curves.data,
         paint=curves.paint,
         finding=f"Preferred for the updates, in the mean: {'; '.join(first_few(said))}." if said else "",
@@ -172,7 +160,7 @@ def verdict_sentence(found: dict[tuple[object, ...], Verdict], of: str = "") -> 
         which = f", {batch(int(str(size)))}" if len(sizes) > 1 else ""
         beside = f"α {number(verdict.alpha)}, null {number(verdict.null)}"
         if 0 < verdict.outside < verdict.probes:
-            beside += f"; outside the null's band at {verdict.outside} of {verdict.probes} probed steps"
+            beside += f"; outside the null's band at {verdict.outside} of {verdict.probes} probes"
         text = f"{NOUN[str(kind)]} of {one_line(str(label), 40)}{which} ({beside})"
         by_verdict.setdefault(verdict.said, []).append(text)
     said = [

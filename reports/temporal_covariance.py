@@ -11,10 +11,9 @@ from trajectory_tools.reports.words import listed, number
 __all__ = ["ABOUT", "FIGURES"]
 
 ABOUT = (
-    "How gradients and updates vary from step to step, within windows of the run: from the logged steps"
-    " alone, without"
-    " probes. The parameters move meanwhile, so this is not the noise of the mini-batches, and not to be"
-    " compared with it."
+    "How gradients and updates vary from step to step, within windows of the run: from the logged steps alone, without"
+    " probes. The parameters move meanwhile, so this is not the noise of the mini-batches, and not to be compared with"
+    " it."
 )
 
 
@@ -37,11 +36,9 @@ def temporal(frame: pd.DataFrame) -> Figure:
     said = {k: number(v, 2) for k, v in medians.groupby("label", observed=True)["value"].median().dropna().items()}
     return Figure(
         title="Temporal covariance of the updates" if kind == "update" else "Temporal covariance of the gradients",
-        shows="The covariance over the steps of each window of the run: its trace, its largest eigenvalue,"
-        " over how many"
-        " directions it is spread, and whether they stay the same.",
-        how_to_read="What changes on the way"
-        " counts as variance here as well as noise, and steps with momentum are not"
+        shows="The covariance over the steps of each window of the run: its trace, its largest eigenvalue, over how"
+        " many directions it is spread, and whether they stay the same.",
+        how_to_read="What changes on the way counts as variance here as well as noise, and steps with momentum are not"
         " independent. A point stands at its window's first step; of long windows evenly spaced steps are looked at.",
         formula="Σ_t (x_t − x̄)(x_t − x̄)ᵀ / (n − 1) over the n steps of a window; (Σλ)² / Σλ²; ‖U Vᵀ‖² / k",
         data=curves.data,

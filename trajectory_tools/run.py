@@ -369,7 +369,9 @@ def _chosen(steps: Steps, there: NDArray[np.int64], what: str) -> NDArray[np.int
 
 
 def _span(steps: NDArray[np.int64]) -> str:
-    return f"{steps[0]} to {steps[-1]} ({len(steps):,} of them)" if steps.size else "none"
+    if steps.size < 2:
+        return f"{steps[0]}" if steps.size else "none"
+    return f"{steps[0]} to {steps[-1]} ({len(steps):,} of them)"
 
 
 def _is_locked(folder: Path) -> bool:

@@ -108,6 +108,8 @@ def test_refused_with_one_sentence(tmp_path, words, says):
         ("record digits-mlp -o runs/sgd", "holds a run already"),
         ("record script.py -o runs/sgd", "runs/sgd holds a run already; choose another folder with -o"),
         ("record digits-mlp --seeds 2 -o runs/adam", "holds a run already"),
+        ("record digits-mlp -o script.py/run", "cannot record into script.py/run: "),
+        ("record script.py -o script.py/some/run", "/script.py is a file; choose another folder"),
         ("analyze runs --metric symetry", "unknown metric 'symetry'; did you mean symmetry?"),
         ("query runs/adam SELECT", "holds 2, such as runs/adam/seed-0"),
         ("report runs -o runs", "runs"),

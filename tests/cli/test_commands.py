@@ -308,5 +308,6 @@ def test_force_touches_nothing_but_the_runs_of_its_own(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
     traj(*record, "-o", "q", "--seeds", 2, cwd=tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    refused(*record, "-o", "q", "--seeds", 3, "--force", "--save", "foo", cwd=tmp_path)
-    assert sorted(tmp_path.rglob("*")) == before
+    for wrong in (("--save", "foo"), ("--compression", "gzip"), ("--momentum", -1)):
+        refused(*record, "-o", "q", "--seed", 5, "--seeds", 3, "--force", *wrong, cwd=tmp_path)
+        assert sorted(tmp_path.rglob("*")) == before

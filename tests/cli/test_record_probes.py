@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 
-from commands import TRAJ, traj
+import pytest
+from commands import TRAJ, refused, traj
 
 PROBED = [
     *("record", "digits-mlp", "--optimizer", "sgd", "--steps", "4"),
@@ -27,8 +29,9 @@ def test_a_dry_run_says_how_large_the_run_is_and_the_run_is(tmp_path):
     assert "0 to 2 (2 of them)" in next(line for line in shown.splitlines() if line.startswith("probes at"))
 
 
-def test_a_dry_run_and_a_budget_count_the_same_bytes(tmp_path):
-    of_five = ["record", "digits-mlp", "--steps", "5", "-o", "run", "--dry-run"]
+@pytest.mark.parametrize("probes", [[], ["--probe-every", "2", "--probe-batches", "3"]])
+def test_a_dry_run_and_a_budget_count_the_same_bytes(tmp_path, probes):
+    of_five = ["record", "digits-mlp", "--steps", "5", "-o", "run", "--dry-run", *probes]
     total = json.loads(traj(*of_five, "--json", cwd=tmp_path).stdout)["total_bytes"]
     assert f"{total / 1e6:.4g}" in traj(*of_five, cwd=tmp_path).stdout.splitlines()[-1]
     kept = traj(*of_five, "--budget", str(total), cwd=tmp_path).stderr
@@ -64,3 +67,13 @@ def test_a_run_is_not_replaced_by_one_that_cannot_be_probed(tmp_path):
     assert done.returncode == 2
     assert "a sketch of 1,511 coordinates is more than the 1,510 that there are" in done.stderr
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_probes_that_a_budget_has_no_room_for(tmp_path):
+    said = refused(*PROBED, "--budget", "90kB", "-o", "run", cwd=tmp_path)
+    assert re.search(r"the probes take 14\d kB, and the budget is 90 kB; give a larger one, fewer probes, or", said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_probes_are_refused_before_a_learning_rate_is_tuned(tmp_path):
+    assert "batches is 1" in refused(*PROBED[:-4], "--probe-batches", 1, "--lr", "tune", "-o", "run", cwd=tmp_path)

@@ -262,7 +262,7 @@ def test_a_probed_run_is_measured_on_any_executor(probed):
 
 def test_a_run_without_probes_says_how_to_record_them(walked):
     for name in ("tail_index", "covariance"):
-        with pytest.raises(MissingData, match="its noise was not probed; record with --probe-every"):
+        with pytest.raises(MissingData, match="its noise was not probed; call rec"):
             compute(walked, name)
 
 

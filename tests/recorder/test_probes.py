@@ -90,3 +90,28 @@ def test_a_graph_from_before_the_probe_goes_backward_after_it(tmp_path):
     loss_of(other)(batch).backward()
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(a.grad, b.grad)
+
+
+class Loader:
+    """As a DataLoader: it has a length, and starts its workers each time it is gone through."""
+
+    def __init__(self, batches):
+        self.batches = batches
+        self.started = 0
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        self.started += 1
+        return iter(self.batches)
+
+
+def test_a_loader_is_gone_through_once(tmp_path):
+    model = network()
+    loader = Loader(some_batches(5, seed=7))
+    with Recorder(tmp_path / "r", model, OPTIMIZERS["sgd"](model.parameters())) as recorder:
+        recorder.probe(loss_of(model), loader)
+    assert loader.started == 1
+    (found,) = open_run(tmp_path / "r").probe_sets()
+    assert (found.batch_size, len(found.grad)) == (8, 5)

@@ -50,7 +50,7 @@ def test_the_sentence_says_who_is_gaussian_and_who_is_not(tails):
 def test_steps_outside_of_the_band_are_not_hidden(tails):
     few = tails[(tails["label"] == "Adam") & (tails["step"] < 60)].copy()
     few.loc[(few["quantity"] == "pooled_block") & (few["kind"] == "update") & (few["step"] == 0), "value"] = 0.4
-    assert "null 0.61; outside the null's band at 1 of 3 probed steps)" in tail_index.pooled(few).finding
+    assert "null 0.61; outside the null's band at 1 of 3 probes)" in tail_index.pooled(few).finding
     assert "more concentrated" in tail_index.single_updates(few).how_to_read
 
 

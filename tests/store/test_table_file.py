@@ -203,6 +203,7 @@ STRUCTS = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(STRUCTS)
 def test_a_struct_comes_back_and_one_cut_short_is_refused(struct):
     data = encode(struct)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trajectory_tools.errors import BadArgument
@@ -11,11 +11,12 @@ from trajectory_tools.errors import BadArgument
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch.nn import Module
     from torch.optim import Optimizer
 
     from trajectory_tools.problems import Optimizee
     from trajectory_tools.recorder import Recorder
-    from trajectory_tools.store.size import ProbePlan
+    from trajectory_tools.store.size import ProbePlan, RunSize
 
 __all__ = ["Probing"]
 
@@ -59,6 +60,27 @@ class Probing:
         from trajectory_tools.store.size import ProbePlan
 
         return [ProbePlan(n, self.surrogates, n_values, self.sketch) for n in (self.batches, self.samples) if n]
+
+    def added_to(self, size: RunSize, model: Module) -> RunSize:
+        """The size of a run with the probes of its steps."""
+        n_values = sum(parameter.numel() for parameter in model.parameters())
+        return replace(size, probes=tuple(self.plans(n_values)), n_probed=self.n_probed(size.n_steps))
+
+    def rest_of(self, budget: int | str, model: Module, n_steps: int) -> tuple[int, str]:
+        """What the probes leave of a budget, in bytes, and the words that say so; ``BadArgument`` where it is none."""
+        from trajectory_tools.store.budget import parse_bytes, show_bytes
+        from trajectory_tools.store.size import RunSize
+
+        parameters = list(model.parameters())
+        itemsize = max(parameter.element_size() for parameter in parameters)
+        size = self.added_to(RunSize({}, len(parameters), n_steps, 0, itemsize=itemsize), model).bytes
+        taken, whole = size["probes"] + size["probe_products"], parse_bytes(budget)
+        if taken >= whole:
+            raise BadArgument(
+                f"the probes take {show_bytes(taken)}, and the budget is {show_bytes(whole)}; give a larger one, fewer"
+                " probes, or a sketch of each (--probe-sketch)"
+            )
+        return whole - taken, f"of {show_bytes(whole)} the probes take {show_bytes(taken)}; of the rest, "
 
     def to_json(self) -> dict[str, Any]:
         """For run.json."""

@@ -6,7 +6,7 @@ import json
 import platform
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,10 +114,7 @@ class Experiment:
         if on_start is not None:
             on_start(recorder)
         size = recorder.size(steps)
-        if probing is None:
-            return size
-        n_values = sum(parameter.numel() for parameter in optimizee.model.parameters())
-        return replace(size, probes=tuple(probing.plans(n_values)), n_probed=probing.n_probed(steps))
+        return size if probing is None else probing.added_to(size, optimizee.model)
 
     def _recorder(
         self, path: str | Path, seed: int, steps: int, probing: Probing | None, given: Mapping[str, Any]
@@ -134,6 +131,9 @@ class Experiment:
         optimizer = spec.build(optimizee.model.parameters())
         described = spec.describe(optimizer)
         options = {"compression": "zstd", **given}
+        of_probes = ""
+        if probing is not None and options.get("budget") is not None:
+            options["budget"], of_probes = probing.rest_of(options["budget"], optimizee.model, steps)
         recorded = sorted((name, repr(value)) for name, value in options.items() if name not in NOT_RECORDED)
         info = {
             "problem": {
@@ -146,7 +146,7 @@ class Experiment:
             **({"tuning": self.tuning.to_json()} if self.tuning else {}),
             **({"probing": probing.to_json()} if probing is not None else {}),
         }
-        return optimizee, Recorder(
+        recorder = Recorder(
             path,
             optimizee.model,
             optimizer,
@@ -157,6 +157,9 @@ class Experiment:
             info=info,
             **options,
         )
+        if recorder.budget_choice is not None:
+            recorder.budget_choice = of_probes + recorder.budget_choice
+        return optimizee, recorder
 
 
 def title(entry: Options) -> str:

@@ -195,8 +195,8 @@ def _mappings(found: object) -> Iterator[Mapping[str, Any]]:
 def _no_weights(where: str, found: object) -> BadArgument:
     keys = ", ".join(map(str, list(found)[:4])) if isinstance(found, Mapping) else type(found).__name__
     return BadArgument(
-        f"{where} holds no weights of the learned optimizer: found {keys or 'nothing'},"
-        " needed recurs.*, recurs2.* and output.*"
+        f"{where} holds no weights of the learned optimizer: found {keys or 'nothing'}, needed recurs.*, recurs2.* and"
+        " output.*"
     )
 
 

@@ -58,5 +58,6 @@ def require_probes(run: Run) -> None:
     """``MissingData`` where the run's noise was never probed."""
     if not run.parts("probes"):
         raise MissingData(
-            "its noise was not probed; record with --probe-every 20, or call rec.probe(loss_fn, batches) in the loop"
+            "its noise was not probed; call rec.probe(loss_fn, batches) in your loop, or record a built-in problem with"
+            " --probe-every 20"
         )

@@ -112,7 +112,10 @@ class Symmetry(Metric[SymmetryContext, SymmetryState]):
 
     def prepare(self, run: Run) -> SymmetryContext:
         if not run.symmetries:
-            raise MissingData("no symmetry groups were declared when it was recorded; pass symmetries= to the Recorder")
+            raise MissingData(
+                "no symmetry groups were declared when it was recorded; pass symmetries= to a Recorder in the script,"
+                " or record a built-in problem"
+            )
         if "param" not in run.columns or not {"grad", "update"} & set(run.columns):
             saved = ", ".join(run.columns) or "scalars only"
             raise MissingData(f"it needs param, and grad or update, and the run has {saved}")

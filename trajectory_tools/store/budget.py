@@ -58,8 +58,8 @@ def choose_for_budget(
     def choice(k: int, of: Selection) -> BudgetChoice:
         when = "every step" if k == 1 else f"every {k} steps"
         sentence = (
-            f"a budget of {show_bytes(budget)} for {n_steps:,} steps: {of} {when},"
-            f" {show_bytes(size(k, of))} before compression"
+            f"a budget of {show_bytes(budget)} for {n_steps:,} steps: {of} {when}, {show_bytes(size(k, of))} before"
+            " compression"
         )
         return BudgetChoice(k, of, size(k, of), sentence)
 
@@ -82,8 +82,7 @@ def choose_for_budget(
         if size(every, chosen) > budget:
             raise BadArgument(
                 f"{chosen} every {every} steps take {show_bytes(size(every, chosen))}, more than the budget of"
-                f" {show_bytes(budget)}; leave every or the selection to the budget, or give"
-                f" every={sparsest(chosen)}"
+                f" {show_bytes(budget)}; leave every or the selection to the budget, or give every={sparsest(chosen)}"
             )
         return choice(every, chosen)
     if every is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,15 @@ from typing import Any
 from trajectory_tools.errors import BadArgument, NotARun, OutputExists, UnsupportedFormat
 from trajectory_tools.store.files import read_json
 
-__all__ = ["FORMAT_NAME", "FORMAT_VERSION", "RUN_FILE", "merged_params", "read_metadata", "refuse_foreign"]
+__all__ = [
+    "FORMAT_NAME",
+    "FORMAT_VERSION",
+    "RUN_FILE",
+    "merged_params",
+    "read_metadata",
+    "refuse_foreign",
+    "refuse_unwritable",
+]
 
 FORMAT_NAME = "trajectory-tools"
 FORMAT_VERSION = 1
@@ -62,6 +71,15 @@ def refuse_foreign(folder: Path) -> None:
             pass  # a run, if one of a newer version
     elif any(entry.name not in (".lock", f".{RUN_FILE}.tmp") for entry in folder.iterdir()):
         raise OutputExists(f"{folder} is not empty and holds no run; choose a new folder to record into")
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise where the folder could not be made or written: said before anything is trained for it."""
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise OutputExists(f"cannot record into {folder}: {nearest} is a file; choose another folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise BadArgument(f"cannot record into {folder}: {nearest} cannot be written; choose another folder")
 
 
 def merged_params(earlier: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
