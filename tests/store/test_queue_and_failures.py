@@ -232,7 +232,7 @@ def test_a_disk_that_fails_at_the_last_sync(tmp_path, monkeypatch):
 def test_a_failure_while_committing(tmp_path, monkeypatch, failing):
     record(tmp_path, range(3))
 
-    def fail(*arguments):
+    def fail(*arguments, **keywords):
         raise OSError(5, "Input/output error")
 
     session = record(tmp_path, range(3, 6), if_exists="resume", close=False)

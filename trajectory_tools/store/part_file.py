@@ -16,6 +16,10 @@ from trajectory_tools.store.table_file import RowGroup, TableFile
 
 __all__ = ["PartFile"]
 
+FORGOTTEN_BYTES = 16 * 2**20
+"""A part as large as this leaves the page cache once it is on the disk: a long recording would push out the data that
+the training reads, and, on a virtual machine, make the host find ever more memory."""
+
 
 class PartFile:
     """``write`` row groups in the order of the steps, then ``finish``, then ``commit``; or ``drop``, at any time.
@@ -75,8 +79,8 @@ class PartFile:
     def commit(self) -> None:
         """Sync, move to the final name, sync the folder, append to the manifest."""
         assert self._written is not None, "a part is finished before it is committed"
-        sync(self._temporary)
         size, digest, crc = self._written
+        sync(self._temporary, forget=size >= FORGOTTEN_BYTES)
         name = self._id.file_name
         move_without_replacing(self._temporary, self._folder / self.table / name)
         span = (self._rows, self._first_step, self._last_step)
