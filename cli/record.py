@@ -218,7 +218,8 @@ def record(
     rate = {} if lr is None else {"lr": 1.0 if lr == "tune" else lr}
     experiment = Experiment(made, optimizer, {**optimizer_given, **rate})
     # Raises what recording would, before anything is tuned, removed or trained.
-    experiment.size(seed=max(folders), steps=steps, **options)
+    if seeds > 1:
+        experiment.size(seed=max(folders), steps=steps, **options)
     size = experiment.size(seed=seed, steps=steps, on_start=_say_choice if dry_run else None, **options)
     if dry_run:
         print_sizes(size, seeds=seeds, json=json)

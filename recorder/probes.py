@@ -138,7 +138,8 @@ class Prober:
                 sketch=Sketch(self._space.layout, options.sketch, options.seed) if options.sketch else None,
             )
             if options.samples is None:
-                samples = self._of_batches(loss_fn, given, options, batch_size, snapshot)
+                counted = given if isinstance(given, Sequence) else _counted(given, n_samples)
+                samples = self._of_batches(loss_fn, counted, options, batch_size, snapshot)
             else:
                 samples = self._of_samples(loss_fn, given, options.samples, snapshot)
             for rows, gradients in in_rows(samples, self._space, lambda: min(updates.size, n_samples)):
@@ -240,13 +241,29 @@ def _batch_size(batches: Any, options: ProbeOptions) -> tuple[int | None, Any]:
         return options.batch_size, batches
     if not isinstance(batches, Sequence):
         rest = iter(batches)  # a DataLoader starts its workers here
-        batch = next(rest)
+        if (batch := next(rest, None)) is None:
+            raise BadArgument(_length_differs(len(batches), "none"))
         return leading_size(batch), chain([batch], rest)
     first, *rest = [leading_size(batch) for batch in batches]
     for size in rest:
         if size != first:
             raise BadArgument(_sizes_differ(first, size))
     return first, batches
+
+
+def _counted(batches: Iterable[Any], length: int) -> Iterator[Any]:
+    """They, once it is seen that they are as many as was said before."""
+    found = 0
+    for found, batch in enumerate(batches, 1):
+        if found > length:
+            raise BadArgument(_length_differs(length, "more"))
+        yield batch
+    if found < length:
+        raise BadArgument(_length_differs(length, f"{found}"))
+
+
+def _length_differs(said: int, found: str) -> str:
+    return f"the mini-batches are {found}, and their length (len) says {said}; give a list of them"
 
 
 def _sizes_differ(first: int | None, other: int | None) -> str:

@@ -8,6 +8,7 @@ import torch
 from probing import OPTIMIZERS, assert_same, bits, loss_of, network, some_batches, twins
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from trajectory_tools.errors import BadArgument
 from trajectory_tools.recorder import Recorder
 from trajectory_tools.run import open_run
 
@@ -95,12 +96,13 @@ def test_a_graph_from_before_the_probe_goes_backward_after_it(tmp_path):
 class Loader:
     """As a DataLoader: it has a length, and starts its workers each time it is gone through."""
 
-    def __init__(self, batches):
+    def __init__(self, batches, length=None):
         self.batches = batches
+        self.length = len(batches) if length is None else length
         self.started = 0
 
     def __len__(self):
-        return len(self.batches)
+        return self.length
 
     def __iter__(self):
         self.started += 1
@@ -115,3 +117,15 @@ def test_a_loader_is_gone_through_once(tmp_path):
     assert loader.started == 1
     (found,) = open_run(tmp_path / "r").probe_sets()
     assert (found.batch_size, len(found.grad)) == (8, 5)
+
+
+@pytest.mark.parametrize(("found", "said"), [(3, "3"), (7, "more"), (0, "none")])
+def test_a_loader_whose_length_is_wrong_is_refused(tmp_path, found, said):
+    """As that of a DataLoader over an IterableDataset can be: the mean would be wrong."""
+    model = network()
+    recorder = Recorder(tmp_path / "r", model, OPTIMIZERS["sgd"](model.parameters()))
+    refused = pytest.raises(BadArgument, match=rf"the mini-batches are {said}, and their length \(len\) says 6")
+    with recorder, refused:
+        recorder.probe(loss_of(model), Loader(some_batches(found, seed=7), 6))
+    run = open_run(tmp_path / "r")
+    assert not run.probed_steps.size or list(run.probe_sets()) == []

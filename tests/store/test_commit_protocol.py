@@ -311,3 +311,12 @@ def test_large_parts_leave_the_page_cache_to_the_training(tmp_path):
     assert large.stat().st_size > 16 * 2**20
     assert not in_memory(large)
     assert in_memory(small)
+
+
+def test_a_system_that_takes_no_hints_loses_nothing(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
+    record(tmp_path, range(1), shapes={"w": (1500, 1000)}, compression="none")
+    assert open_run(tmp_path).status == "finished"

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zlib
+from unittest import mock
 
 import duckdb
 import numpy as np
@@ -78,8 +79,10 @@ def rows_strategy(dtype):
 def test_the_file_holds_what_pyarrows_own_does(tmp_path_factory, dtype, codec, data):
     groups = data.draw(rows_strategy(dtype))
     sizes = data.draw(st.lists(st.integers(0, 5), max_size=4))
+    page_values = data.draw(st.sampled_from([1, 100, 2**20]))
     folder = tmp_path_factory.mktemp("twins")
-    write(folder / "ours.parquet", groups, dtype, codec, sizes)
+    with mock.patch.object(list_column, "PAGE_VALUES", page_values):
+        write(folder / "ours.parquet", groups, dtype, codec, sizes)
     written_by_pyarrow(folder / "theirs.parquet", groups, dtype)
     ours, theirs = (
         pq.ParquetFile(folder / f"{n}.parquet", page_checksum_verification=True) for n in ("ours", "theirs")
@@ -133,6 +136,31 @@ def test_a_column_of_many_pages(tmp_path, monkeypatch, codec):
     assert len(duckdb.sql(f"select a from '{path}'").fetchall()) == 40
 
 
+INT = np.array([1, 2], np.int64)
+NOT_NULL = np.zeros(2, bool)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        Cut(np.zeros(4), INT, NOT_NULL),
+        Cut(np.zeros(2), INT, NOT_NULL),
+        Cut(np.zeros(3), INT, np.array([False, True])),
+        Cut(np.zeros(3), INT, np.zeros(3, bool)),
+        Cut(np.zeros(1), np.array([1]), np.array([False])),
+    ],
+)
+def test_lists_that_fit_neither_their_lengths_nor_the_rows_are_refused(tmp_path, cut):
+    """They would be read as other lists than they are, with checksums that hold."""
+    file = TableFile(tmp_path / "x.parquet", schema_of(pa.float64()), "none")
+    good = ListColumn(pa.float64(), [Cut(np.zeros(3), INT, NOT_NULL)])
+    numbers = {"step": pa.array([0, 1]), "name": pa.array(["w", "w"]).dictionary_encode()}
+    file.write(RowGroup(numbers, {"a": good, "b": good}))
+    with pytest.raises(ValueError, match="do not fit"):
+        file.write(RowGroup(numbers, {"a": good, "b": ListColumn(pa.float64(), [cut])}))
+    file.drop()
+
+
 def test_what_the_metadata_says_is_so(tmp_path):
     """Sizes and encodings, and that nothing is said of the pages that are passed over."""
     path = tmp_path / "x.parquet"
@@ -143,7 +171,7 @@ def test_what_the_metadata_says_is_so(tmp_path):
     footer = int.from_bytes(content[-8:-4], "little") + 8
     assert crc == zlib.crc32(content[-footer:])
     metadata = pq.read_metadata(path)
-    end = 0
+    end = 4  # after the magic number
     for i in range(2):
         group = metadata.row_group(i)
         assert group.total_byte_size == sum(group.column(c).total_uncompressed_size for c in range(4))
@@ -153,10 +181,13 @@ def test_what_the_metadata_says_is_so(tmp_path):
             assert column.statistics is None
             assert numel * 4 < column.total_uncompressed_size < numel * 4 + 300
             assert column.total_compressed_size < 1000  # of constants
-            assert column.data_page_offset >= end
+            assert column.data_page_offset == end
             end = column.data_page_offset + column.total_compressed_size
         assert group.column(0).statistics.max == 19
-    assert len(content) - footer == end  # the last page ends where the footer begins
+    for i in range(2):  # and then the keys
+        group = metadata.row_group(i)
+        assert end <= group.column(0).data_page_offset
+        assert group.column(1).dictionary_page_offset < group.column(1).data_page_offset < len(content) - footer
 
 
 def test_a_bit_that_flips_anywhere_in_a_page_is_found(tmp_path):

@@ -72,7 +72,7 @@ class Probing:
         from trajectory_tools.store.size import RunSize
 
         parameters = list(model.parameters())
-        itemsize = max(parameter.element_size() for parameter in parameters)
+        itemsize = max(4, *(parameter.element_size() for parameter in parameters))  # a half is recorded as a float
         size = self.added_to(RunSize({}, len(parameters), n_steps, 0, itemsize=itemsize), model).bytes
         taken, whole = size["probes"] + size["probe_products"], parse_bytes(budget)
         if taken >= whole:

@@ -1,4 +1,4 @@
-"""Rows that are written together, as one row group: what the training hands over, and the tables made from it."""
+"""Rows that are written together, as one row group: what the training hands over, and the row groups made from it."""
 
 from __future__ import annotations
 

@@ -76,15 +76,20 @@ class ListColumn:
         held: list[Cut] = []
         n_values = 0
         for cut in self.cuts:
+            if not len(cut.lengths):
+                continue  # some readers take a page without rows for the last one
+            if len(cut.lengths) != len(cut.null) or cut.lengths.sum() != len(cut.values) or cut.lengths[cut.null].any():
+                raise ValueError(f"{len(cut.values)} values do not fit lists of together {cut.lengths.sum()}")
             if held and n_values + len(cut.values) > PAGE_VALUES:
                 yield self._page(held, codec)
                 held, n_values = [], 0
             held.append(cut)
             n_values += len(cut.values)
-        yield self._page(held, codec)
+        if held:
+            yield self._page(held, codec)
 
     def _page(self, cuts: Sequence[Cut], codec: pa.Codec | None) -> Page:
-        found = [_levels(cut.lengths.tobytes(), cut.null.tobytes()) for cut in cuts]
+        found = [_levels(cut.lengths.astype(np.int64).tobytes(), cut.null.tobytes()) for cut in cuts]
         levels = b"".join(
             _sized(b"".join(runs)) for runs in ([f.repetition for f in found], [f.definition for f in found])
         )

@@ -75,11 +75,18 @@ def refuse_foreign(folder: Path) -> None:
 
 def refuse_unwritable(folder: Path) -> None:
     """Raise where the folder could not be made or written: said before anything is trained for it."""
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if _exists(path))
     if not nearest.is_dir():
         raise OutputExists(f"cannot record into {folder}: {nearest} is a file; choose another folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise BadArgument(f"cannot record into {folder}: {nearest} cannot be written; choose another folder")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # below a folder that may not be searched
+        return False
 
 
 def merged_params(earlier: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

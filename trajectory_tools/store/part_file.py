@@ -80,6 +80,8 @@ class PartFile:
         """Sync, move to the final name, sync the folder, append to the manifest."""
         assert self._written is not None, "a part is finished before it is committed"
         size, digest, crc = self._written
+        if (found := self._temporary.stat().st_size) != size:
+            raise OSError(f"{self._temporary.name} has {found} bytes where {size} were written")
         sync(self._temporary, forget=size >= FORGOTTEN_BYTES)
         name = self._id.file_name
         move_without_replacing(self._temporary, self._folder / self.table / name)

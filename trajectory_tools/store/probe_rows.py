@@ -1,4 +1,4 @@
-"""The rows of ``probes`` and ``probe_products`` on their way into Arrow."""
+"""The rows of ``probes`` and ``probe_products`` on their way into Parquet."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class ProductBatch:
             n_rows = len(rows.grad_grad)
             samples = [_Key("batch", rows.batch_size, i) for i in range(n_rows - 1)]
             keys = _key_columns(schema, [*samples, _Key("mean", rows.batch_size, 0)])
-            length, there = np.array([n_rows]), np.array([False])
+            length, there = np.array([n_rows], np.int64), np.array([False])
             lists = {
                 name: ListColumn(pa.float64(), [Cut(row, length, there) for row in matrix])
                 for name, matrix in zip(("grad_grad", "update_update", "update_grad"), rows.matrices, strict=True)
@@ -188,7 +188,7 @@ def _coordinates(chosen: Sequence[NDArray[np.int64]] | None, n_rows: int) -> Cut
     """The column ``coordinates`` of a sample's rows."""
     if chosen is None:
         return Cut(np.empty(0, np.int64), np.zeros(n_rows, np.int64), np.ones(n_rows, bool))
-    return Cut(np.concatenate(chosen), np.array([len(each) for each in chosen]), np.zeros(n_rows, bool))
+    return Cut(np.concatenate(chosen), np.array([len(each) for each in chosen], np.int64), np.zeros(n_rows, bool))
 
 
 def _key_columns(schema: pa.Schema, keys: Sequence[_Key], repeats: int = 1) -> dict[str, pa.Array]:

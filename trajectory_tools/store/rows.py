@@ -1,4 +1,4 @@
-"""The rows of ``tensors`` on their way into Arrow: flat values of whole steps, laid out once and used at every step."""
+"""The rows of ``tensors`` on their way into Parquet: values of whole steps, laid out once, used at every step."""
 
 from __future__ import annotations
 

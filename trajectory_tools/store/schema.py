@@ -150,4 +150,5 @@ def writer_options(schema: pa.Schema, compression: str) -> dict[str, Any]:
         "use_dictionary": [name for name in ("name", "source") if name in schema.names] or False,
         "write_statistics": [name for name in schema.names if name in ("step", "name", "offset")],
         "write_page_checksum": True,
+        "write_page_index": False,  # whose offsets would have to be put right as well
     }

@@ -1,4 +1,4 @@
-"""The rows of ``stats`` on their way into Arrow: numbers of pieces of parameters, put together by the writer."""
+"""The rows of ``stats`` on their way into Parquet: numbers of pieces of parameters, put together by the writer."""
 
 from __future__ import annotations
 

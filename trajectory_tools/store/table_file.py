@@ -48,89 +48,82 @@ class Chunk:
     encodings: set[int] = field(default_factory=lambda: {ENCODINGS["RLE"]})
 
 
-@dataclass(frozen=True)
-class Lists:
-    """The columns of lists in one row group, and the bytes of those in the row groups before it."""
-
-    shift: int
-    chunks: Mapping[str, Chunk]
-
-
 class TableFile:
     """``write`` row groups, then ``close``, which says what the file is; or ``drop``.
 
-    To pyarrow every list is null: it writes a page of a few bytes for each such column, which the metadata passes over
-    in favour of the pages that follow the row group. Of these pyarrow knows nothing: what it takes for a position in
-    the file is put right in the metadata.
+    pyarrow writes into memory, and takes every list for null: a page of a few bytes for each such column. The pages of
+    the lists go to the file at once; at the end pyarrow's follow, and its metadata, put right: it says where they are,
+    and describes the lists' own pages.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, compression: str) -> None:
         self._schema = schema
         self._codec = None if compression == "none" else pa.Codec(compression, compression_level=1)
+        # Not a file of Python's: a thread that calls back from pyarrow while the interpreter ends aborts the process.
+        self._memory = pa.BufferOutputStream()
+        self._writer = pq.ParquetWriter(self._memory, schema, **writer_options(schema, compression))
+        self._lists: list[dict[str, Chunk]] = []  # of each row group
         self._file = _HashedFile(path)
-        try:
-            self._writer = pq.ParquetWriter(
-                pa.PythonFile(self._file, "w"), schema, **writer_options(schema, compression)
-            )
-        except BaseException:
-            self._file.close()
-            raise
-        self._lists: list[Lists] = []  # of each row group
-        self._list_bytes = 0
+        self._file.write(MAGIC)
 
     def write(self, group: RowGroup) -> None:
         """Append the rows as a row group."""
         n_rows = group.n_rows
+        for name, values in group.lists.items():
+            if len(values) != n_rows:
+                raise ValueError(f"{len(values)} lists of {name} do not fit {n_rows} rows")
         columns = [
             pa.nulls(n_rows, column.type) if column.name in group.lists else group.numbers[column.name]
             for column in self._schema
         ]
         self._writer.write_table(pa.table(columns, schema=self._schema), row_group_size=n_rows)
-        shift = self._list_bytes
-        self._lists.append(Lists(shift, {name: self._write_pages(column) for name, column in group.lists.items()}))
+        self._lists.append({name: self._write_pages(values) for name, values in group.lists.items()})
 
     def _write_pages(self, column: ListColumn) -> Chunk:
-        chunk = Chunk(self._file.tell())
+        chunk = Chunk(self._file.size)
         for page in column.pages(self._codec):
-            for piece in (page.header, *page.body):
+            self._file.write(page.header)
+            for piece in page.body:
                 self._file.write(piece)
             chunk.n_levels += page.n_levels
             chunk.nbytes += page.nbytes
             chunk.uncompressed_nbytes += page.uncompressed_nbytes
             chunk.encodings.add(page.encoding)
-        self._list_bytes += chunk.nbytes
         return chunk
 
     def close(self, metadata: Mapping[str, str]) -> tuple[int, str, int]:
         """End the file with this metadata in its footer: its bytes, their sha256 in hex, the CRC-32 of the footer."""
         self._writer.add_key_value_metadata(metadata)
-        self._file.holding = bytearray()
         self._writer.close()
-        footer, self._file.holding = decode(bytes(self._file.holding)), None
-        for group, lists in zip(footer[4][1][1], self._lists, strict=True):
-            _put_right(group, lists)
+        written = memoryview(self._memory.getvalue())
+        length = int.from_bytes(written[-8:-4], "little")
+        pages, footer = written[len(MAGIC) : -8 - length], decode(bytes(written[-8 - length : -8]))
+        shift = self._file.size - len(MAGIC)
+        self._file.write(pages)
+        for group, chunks in zip(footer[4][1][1], self._lists, strict=True):
+            _put_right(group, chunks, shift)
         data = encode(footer)
         tail = data + len(data).to_bytes(4, "little") + MAGIC
         self._file.write(tail)
         self._file.close()
-        return self._file.tell(), self._file.sha256.hexdigest(), zlib.crc32(tail)
+        return self._file.size, self._file.sha256.hexdigest(), zlib.crc32(tail)
 
     def drop(self) -> None:
         """Close it, whatever it holds."""
         for file in (self._writer, self._file):
-            with suppress(OSError, pa.ArrowException):
+            with suppress(Exception):
                 file.close()
 
 
-def _put_right(group: Struct, lists: Lists) -> None:
+def _put_right(group: Struct, chunks: Mapping[str, Chunk], shift: int) -> None:
     """Have a row group's metadata (parquet.thrift, ``RowGroup``) say where things are, and what the lists hold."""
     total = total_compressed = 0
     for column in group[1][1][1]:
         column[2] = (I64, 0)  # of no meaning any more, says parquet.thrift
         metadata: Struct = column[3][1]
-        chunk = lists.chunks.get(metadata[3][1][1][0].decode())  # the first word of the path is the column's name
+        chunk = chunks.get(metadata[3][1][1][0].decode())  # the first word of the path is the column's name
         if chunk is None:
-            _move(metadata, (9, 11), lists.shift)  # where the data and the dictionary begin
+            _move(metadata, (9, 11), shift)  # where the data and the dictionary begin
         else:
             for number in set(metadata) - {1, 2, 3, 4, 5, 6, 7, 9}:  # statistics of the page that is passed over
                 del metadata[number]
@@ -141,7 +134,7 @@ def _put_right(group: Struct, lists: Lists) -> None:
             metadata[9] = (I64, chunk.offset)
         total += metadata[6][1]
         total_compressed += metadata[7][1]
-    _move(group, (5,), lists.shift)
+    _move(group, (5,), shift)
     group[2] = (I64, total)
     group[6] = (I64, total_compressed)
 
@@ -155,36 +148,21 @@ def _move(struct: Struct, fields: Iterable[int], shift: int) -> None:
 
 
 class _HashedFile:
-    """A new file that is written from its beginning to its end, and the sha256 of what is in it.
-
-    While ``holding`` is a buffer, what is written goes there.
-    """
-
-    closed = False
+    """A new file that is written from its beginning to its end: its size, and the sha256 of what is in it."""
 
     def __init__(self, path: Path) -> None:
         self.sha256 = hashlib.sha256()
-        self.holding: bytearray | None = None
-        self._size = 0
-        self._file = path.open("wb")
+        self.size = 0
+        self._file = path.open("wb", buffering=0)  # a forked child has nothing of it to flush
 
-    def write(self, data: pa.Buffer | bytes) -> int:
-        view = memoryview(data).cast("B")
-        if self.holding is not None:
-            self.holding += view
-        else:
-            for start in range(0, len(view), BLOCK):
-                block = view[start : start + BLOCK]
-                self.sha256.update(block)
-                self._size += self._file.write(block)
-        return len(view)
-
-    def tell(self) -> int:
-        return self._size
-
-    def flush(self) -> None:
-        self._file.flush()
+    def write(self, data: memoryview | bytes) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view), BLOCK):
+            block = view[start : start + BLOCK]
+            self.sha256.update(block)
+            self.size += len(block)
+            while len(block):
+                block = block[self._file.write(block) :]
 
     def close(self) -> None:
-        self.closed = True
         self._file.close()

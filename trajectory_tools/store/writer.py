@@ -270,8 +270,7 @@ class RunWriter:
                     work.part.finish()
                     self._committer.submit(work.part)
                 else:
-                    for row_group in work.batch.row_groups(work.part.schema):
-                        work.part.write(row_group)
+                    write_batch(work.part, work.batch)
                 with self._changed:
                     self._busy.discard(work.part)
                     self._in_flight -= work.batch.nbytes if work.batch is not None else 0
@@ -320,3 +319,9 @@ class RunWriter:
         for stream in old:
             self._end_part(stream)
         return bool(old)
+
+
+def write_batch(part: PartFile, batch: Batch) -> None:
+    """A function of its own, so that nothing of the rows stays in memory when it is done."""
+    for row_group in batch.row_groups(part.schema):
+        part.write(row_group)
