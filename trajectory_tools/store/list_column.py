@@ -78,8 +78,6 @@ class ListColumn:
         for cut in self.cuts:
             if not len(cut.lengths):
                 continue  # some readers take a page without rows for the last one
-            if len(cut.lengths) != len(cut.null) or cut.lengths.sum() != len(cut.values) or cut.lengths[cut.null].any():
-                raise ValueError(f"{len(cut.values)} values do not fit lists of together {cut.lengths.sum()}")
             if held and n_values + len(cut.values) > PAGE_VALUES:
                 yield self._page(held, codec)
                 held, n_values = [], 0
@@ -89,11 +87,14 @@ class ListColumn:
             yield self._page(held, codec)
 
     def _page(self, cuts: Sequence[Cut], codec: pa.Codec | None) -> Page:
-        found = [_levels(cut.lengths.astype(np.int64).tobytes(), cut.null.tobytes()) for cut in cuts]
+        found = [_levels(cut.lengths.astype(np.int64, copy=False).tobytes(), cut.null.tobytes()) for cut in cuts]
         levels = b"".join(
             _sized(b"".join(runs)) for runs in ([f.repetition for f in found], [f.definition for f in found])
         )
         n_levels = sum(level.n_levels for level in found)
+        for cut, level in zip(cuts, found, strict=True):
+            if level.n_values != len(cut.values):
+                raise ValueError(f"{len(cut.values)} values do not fit lists of {level.n_values}")
         dtype = np.dtype(NUMPY_TYPES[self.value_type]).newbyteorder("<")
         values = [np.ascontiguousarray(cut.values, dtype) for cut in cuts if len(cut.values)]
         split = codec is not None and dtype.kind == "f"
@@ -122,11 +123,12 @@ class ListColumn:
 
 
 class _Levels(NamedTuple):
-    """Runs of levels, and how many levels they are."""
+    """Runs of levels, how many levels they are, and of how many values."""
 
     repetition: bytes
     definition: bytes
     n_levels: int
+    n_values: int
 
 
 @lru_cache(maxsize=256)
@@ -135,14 +137,18 @@ def _levels(lengths: bytes, null: bytes) -> _Levels:
 
     Runs of equal levels (RLE/bit-packing hybrid): a row's first value repeats nothing (0), the others its list (1).
     """
-    repetition, definition, count = bytearray(), bytearray(), 0
-    for length, is_null in zip(np.frombuffer(lengths, np.int64).tolist(), null, strict=True):
+    repetition, definition, n_levels, n_values = bytearray(), bytearray(), 0, 0
+    of_rows = np.frombuffer(lengths, np.int64).tolist()
+    if len(of_rows) != len(null) or any(length and is_null for length, is_null in zip(of_rows, null, strict=True)):
+        raise ValueError(f"{len(null)} marks of null lists do not fit lists of the lengths {of_rows}")
+    for length, is_null in zip(of_rows, null, strict=True):
         repetition += _run(1, 0)
         if length > 1:
             repetition += _run(length - 1, 1)
         definition += _run(max(length, 1), VALUE if length else NULL if is_null else EMPTY)
-        count += max(length, 1)
-    return _Levels(bytes(repetition), bytes(definition), count)
+        n_levels += max(length, 1)
+        n_values += length
+    return _Levels(bytes(repetition), bytes(definition), n_levels, n_values)
 
 
 def _run(count: int, level: int) -> bytes:
