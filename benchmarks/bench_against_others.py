@@ -14,7 +14,7 @@ from models import MODELS
 from pairs import machine, ratio, report
 from tools import TOOLS, added_memory, quietly, waits
 
-STEPS = {"784-20-10": {"ours": 1000, "others": 60}, "resnet18": {"ours": 8, "others": 3}}
+STEPS = {"784-20-10": {"ours": 1000, "others": 60}, "resnet18": {"ours": 8, "others": 8}}
 
 
 def cost(model: str, tool: str, steps: int, pairs: int) -> object:

@@ -289,6 +289,34 @@ def test_memory_stays_bounded_however_small_the_steps_are(tmp_path, gate):
     session.close("finished")
 
 
+def test_auto_does_not_compress_what_follows_a_wait(tmp_path, gate):
+    """Steps that are each a part, in a queue of four: the fifth waits for room, and the queue is empty after it."""
+    size = TensorBatch.size(rows_at(0, layout_of(), values_at(0)))
+    session = record(tmp_path, [], close=False, queue_bytes=4 * size, part_bytes=size, compression="auto")
+
+    def put(steps):
+        for step in steps:
+            session.writer.put_tensors(rows_at(step, layout_of(), values_at(step)))
+
+    thread = threading.Thread(target=put, args=(range(5),))
+    thread.start()
+    deadline = time.monotonic() + DEADLINE
+    while session.writer._in_flight < 4 * size or session.writer._streams["tensors"].batch is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    gate.set()
+    thread.join(DEADLINE)
+    while session.writer._in_flight > size:  # the fifth step, which is still open
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert session.writer.wait_seconds > 0
+    put([5])
+    session.close("finished")
+    parts = open_run(tmp_path).parts("tensors")
+    found = [part.open(tmp_path, "r").metadata.row_group(0).column(3).compression for part in parts]
+    assert found == ["ZSTD", "ZSTD", "UNCOMPRESSED", "UNCOMPRESSED", "UNCOMPRESSED", "ZSTD"]
+
+
 def test_auto_compresses_until_half_of_the_queue_waits(tmp_path, gate):
     """Parts of four steps, in a queue of forty, while nothing is written: the first five parts fill half of it."""
     size = TensorBatch.size(rows_at(0, layout_of(), values_at(0)))

@@ -36,7 +36,7 @@ class WriterOptions:
     """How a run is written.
 
     ``compression``: ``zstd``; ``none``, which is faster and takes a fifth more room; or ``auto``: ``zstd``, but
-    ``none`` for a part that begins while half of the queue is full, because the training would have to wait.
+    ``none`` for a part that begins while half of the queue is full, or after the training had to wait for room.
     ``queue_bytes``: how much may wait in memory. Parts roll when they hold ``part_bytes`` of values, or when their
     first row is ``part_seconds`` old: what a kill can cost.
     """
@@ -63,6 +63,8 @@ class Stream:
     part_bytes: int = 0
     sequence: int = 0
     schema: pa.Schema | None = None
+    waited: float = 0.0
+    """How long the training had waited when the last part began."""
     within_step: bool = False
     """Whether more rows of the last one's step may come: then its part may not end."""
 
@@ -235,7 +237,7 @@ class RunWriter:
                 PartId(self._session, self._rank, stream.sequence),
                 schema,
                 run_id=self._run_id,
-                compression=self._compression(),
+                compression=self._compression(stream),
                 born=batch.born,
             )
             self._committer.expect(stream.part)
@@ -245,11 +247,12 @@ class RunWriter:
             self._end_part(stream)
         self._changed.notify_all()
 
-    def _compression(self) -> str:
-        """How a part that begins now is compressed."""
+    def _compression(self, stream: Stream) -> str:
+        """How a part of the stream that begins now is compressed."""
         if self._options.compression != "auto":
             return self._options.compression
-        return "none" if 2 * self._in_flight > self._options.queue_bytes else "zstd"
+        waited, stream.waited = self.wait_seconds > stream.waited, self.wait_seconds
+        return "none" if waited or 2 * self._in_flight > self._options.queue_bytes else "zstd"
 
     def _end_part(self, stream: Stream) -> None:
         """Have the stream's part, with all that was recorded for it, finished."""
