@@ -139,9 +139,11 @@ def _levels(lengths: bytes, null: bytes) -> _Levels:
     """
     repetition, definition, n_levels, n_values = bytearray(), bytearray(), 0, 0
     of_rows = np.frombuffer(lengths, np.int64).tolist()
-    if len(of_rows) != len(null) or any(length and is_null for length, is_null in zip(of_rows, null, strict=True)):
-        raise ValueError(f"{len(null)} marks of null lists do not fit lists of the lengths {of_rows}")
+    if len(of_rows) != len(null):
+        raise ValueError(f"{len(null)} marks of null lists do not fit {len(of_rows)} lists")
     for length, is_null in zip(of_rows, null, strict=True):
+        if length and is_null:
+            raise ValueError(f"a length of {length} and a null list do not fit")
         repetition += _run(1, 0)
         if length > 1:
             repetition += _run(length - 1, 1)
