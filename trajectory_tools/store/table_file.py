@@ -64,7 +64,6 @@ class TableFile:
         self._writer = pq.ParquetWriter(self._memory, schema, **writer_options(schema, compression))
         self._lists: list[dict[str, Chunk]] = []  # of each row group
         self._file = _HashedFile(path)
-        self._file.write(MAGIC)
 
     def write(self, group: RowGroup) -> None:
         """Append the rows as a row group."""
@@ -72,6 +71,8 @@ class TableFile:
         for name, values in group.lists.items():
             if len(values) != n_rows:
                 raise ValueError(f"{len(values)} lists of {name} do not fit {n_rows} rows")
+        if not self._lists:
+            self._file.write(MAGIC)  # not before, when nobody could close the file if this fails
         columns = [
             pa.nulls(n_rows, column.type) if column.name in group.lists else group.numbers[column.name]
             for column in self._schema
