@@ -13,7 +13,6 @@ from trajectory_tools.recorder.capture import Capture
 from trajectory_tools.recorder.description import describe_parameters
 from trajectory_tools.recorder.host_capture import HostCapture
 from trajectory_tools.recorder.names import Named, Names, name_parameters, named_of
-from trajectory_tools.recorder.slab_capture import SlabCapture, fits_slab
 from trajectory_tools.store.selection import Selection
 
 __all__ = ["Captures", "checked_optimizers"]
@@ -81,7 +80,7 @@ class Captures:
 
     def _capture(self, named: Sequence[Named], counts: Mapping[str, int] | None = None) -> Capture:
         on_host = all(parameter.tensor.device.type == "cpu" for parameter in named)
-        kind = SlabCapture if on_host and self._stats and fits_slab(named) else HostCapture if on_host else Capture
+        kind = HostCapture if on_host else Capture
         return kind(named, self._save, stats=self._stats, selection=self._selection, counts=counts)
 
 

@@ -1,4 +1,4 @@
-"""Random projections while the training runs: of blocks in a core's cache, or on a device."""
+"""Random projections while the training runs: in the host's memory, or on a device."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trajectory_tools.recorder.sweep import Block
-from trajectory_tools.store.projection import BLOCK, Projection
+from trajectory_tools.store.projection import Projection
 
-__all__ = ["DeviceProjector", "Projected", "Projector"]
+__all__ = ["DeviceProjector", "Projector"]
 
 Floats = NDArray[np.floating]
 
@@ -23,40 +22,24 @@ class Projector:
     def __init__(
         self, names: Sequence[str], numels: Sequence[int], recorded: Sequence[int], dims: int, seed: int
     ) -> None:
-        self.numels = numels
-        self.of = {i: Projection(seed, names[i], numels[i], dims) for i in recorded}
+        self._of = {i: Projection(seed, names[i], numels[i], dims) for i in recorded}
 
-    def begin(self, there: Sequence[int]) -> Projected:
-        """The projection of one column at one step, of these parameters (all, or those that have a gradient)."""
-        return Projected(self, there)
+    def __contains__(self, i: object) -> bool:
+        return i in self._of
 
-
-class Projected:
-    """What the blocks that were seen so far contribute. Blocks may be seen in any order, on any thread."""
-
-    def __init__(self, projector: Projector, there: Sequence[int]) -> None:
-        self._projector = projector
-        self._there = there
-        chosen = ((i, projector.of[i]) for i in there if i in projector.of)
-        # A row for each block, so that the order of the sum does not depend on which thread was first.
-        self._parts = {i: np.zeros((len(p.shifts) if p.projects else 1, p.count)) for i, p in chosen}
-
-    def see(self, block: Block, values: Floats) -> None:
-        """Take one block's values."""
-        start = 0
-        for place in range(block.first, block.last):
-            i = self._there[place]
-            stop = start + min(self._projector.numels[i] - block.offset, len(block))
-            if i in self._parts:
-                projection = self._projector.of[i]
-                for first in range(start, stop, BLOCK):
-                    which, part = (block.offset + first - start) // BLOCK, values[first : min(first + BLOCK, stop)]
-                    self._parts[i][which] = projection.sums(part, which) if projection.projects else part
-            start = stop
-
-    def values(self) -> NDArray[np.float64]:
-        """All projections, one after the other."""
-        return np.concatenate([np.empty(0), *(part.sum(axis=0) for part in self._parts.values())])
+    def __call__(self, i: int, values: Floats, minus: Floats | None, divisor: float) -> NDArray[np.float64]:
+        """P of one parameter's values (flat), less ``minus``, or over ``divisor``: (k,), or all if they are fewer."""
+        projection = self._of[i]
+        length = projection.block if projection.projects else max(values.size, 1)
+        total = np.zeros(projection.count)
+        for block, start in enumerate(range(0, values.size, length)):
+            part = values[start : start + length]
+            if minus is not None:
+                part = part - minus[start : start + length]
+            if divisor != 1:
+                part = part / part.dtype.type(divisor)
+            total += projection.sums(part, block) if projection.projects else part
+        return total
 
 
 class DeviceProjector:

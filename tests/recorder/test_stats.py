@@ -1,11 +1,11 @@
 """The numbers of every step against NumPy in float64, and that measuring changed nothing."""
 
+import warnings
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from training import network, recorded, train
 
@@ -13,7 +13,7 @@ from trajectory_tools.recorder import Recorder
 from trajectory_tools.recorder.capture import Capture
 from trajectory_tools.recorder.host_capture import HostCapture
 from trajectory_tools.recorder.names import Named
-from trajectory_tools.recorder.sweep import BLOCK_VALUES, Blocks, Scratch, measure, sweep
+from trajectory_tools.recorder.one_pass import PIECE_VALUES
 from trajectory_tools.run import open_run
 from trajectory_tools.store.stats_rows import StatsBatch, joined_stats
 
@@ -122,7 +122,7 @@ def test_stats_are_those_of_numpy_whatever_the_parameter(tmp_path, every, double
 
 
 @pytest.mark.parametrize("values", [1e-30, 1e-22, 1e19, 3e38, -1e-40])
-@pytest.mark.parametrize("size", [10, BLOCK_VALUES + 10])
+@pytest.mark.parametrize("size", [10, PIECE_VALUES + 10])
 def test_squares_that_float32_cannot_hold(tmp_path, values, size):
     weight = nn.Parameter(torch.full((size,), values))
     optimizer = torch.optim.SGD([weight], lr=1.0)
@@ -130,38 +130,6 @@ def test_squares_that_float32_cannot_hold(tmp_path, values, size):
         optimizer.step()
     frame = open_run(tmp_path / "run").stats()
     assert_is(row_of(frame, 0, "group0.0", "param"), naive(wide(weight)), "")
-
-
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.integers(0, 2**32 - 1), st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_pieces_of_any_sizes(sizes, seed, special):
-    rng = np.random.default_rng(seed)
-    arrays = [rng.standard_normal(n).astype(np.float32) * (rng.random(n) < 0.8) for n in sizes]
-    if special:
-        for array in arrays:
-            array[rng.random(array.size) < 0.2] = rng.choice([np.nan, np.inf, -np.inf, 1e-30])
-    blocks = Blocks(sizes)
-    flat = np.concatenate([np.empty(0, np.float32), *arrays])
-    out = np.empty((5, len(blocks.owner)))
-
-    def visit(block, scratch):
-        measure(flat[block.start : block.stop], block.starts, out[:, block.pieces], scratch)
-
-    sweep(blocks, visit, [Scratch(sum(sizes), np.float32)])
-    assert blocks.owner.tolist() == [i for i, n in enumerate(sizes) if n]
-    for column, i in enumerate(blocks.owner):
-        norm, *others = naive(arrays[i].astype(float))
-        np.testing.assert_allclose(np.sqrt(out[0, column]), norm, rtol=2e-6)
-        found = [None if np.isnan(x) else x for x in out[1:, column]]
-        assert found == [None if x is None else float(x) for x in others]
-
-
-def test_many_small_errors_do_not_add_up():
-    """A float32 norm of 65,536 equal values: adding them one after the other would be wrong in the third digit."""
-    values = np.full(BLOCK_VALUES, 0.1, np.float32)
-    out = np.empty((5, 1))
-    measure(values, np.zeros(1, np.intp), out, Scratch(values.size, np.float32))
-    np.testing.assert_allclose(out[0, 0], BLOCK_VALUES * float(values[0]) ** 2, rtol=4e-6)
 
 
 def captured(kind, model, step=0, **options):
@@ -223,6 +191,26 @@ def test_stats_of_several_optimizers_are_put_together_and_one_may_rest():
     assert rows["1.weight"]["grad_norm"] is None
     assert rows["1.weight"]["update_zeros"] == 90_000
     assert rows["1.weight"]["param_norm"] == pytest.approx(np.linalg.norm(wide(models[1].weight)), rel=1e-6)
+
+
+def test_an_update_of_infinities_is_no_warning(tmp_path):
+    """Which would end the recording where warnings are errors."""
+    weight = nn.Parameter(torch.full((4,), float("inf")))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    with warnings.catch_warnings(action="error"), Recorder(tmp_path / "run", None, optimizer, subsample=2) as recorder:
+        for _ in range(3):
+            weight.grad = torch.ones(4)
+            optimizer.step()
+            recorder.log(loss=0.0)
+    assert open_run(tmp_path / "run").stats()["update_nonfinite"].tolist() == [4, 4, 4]
+
+
+def test_gradients_that_are_given_may_be_flat(tmp_path):
+    weight = nn.Parameter(torch.zeros(2, 3))
+    recorder = Recorder(tmp_path / "run", [("w", weight)], None, save=[])
+    with recorder, recorder.step(grads={"w": torch.arange(6.0)}):
+        weight.data.add_(1)
+    assert open_run(tmp_path / "run").stats()["grad_norm"].tolist() == pytest.approx([55**0.5])
 
 
 def test_stats_can_be_turned_off(tmp_path):

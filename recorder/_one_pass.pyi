@@ -1,0 +1,13 @@
+from typing import Any
+
+def take(
+    addresses: list[int],
+    pieces: Any,
+    first: int,
+    last: int,
+    width: int,
+    minus: Any,
+    divisor: float,
+    into: Any,
+    numbers: Any,
+) -> None: ...

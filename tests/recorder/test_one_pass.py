@@ -1,0 +1,164 @@
+"""The pass over a network's values: compiled, and in NumPy, against plain float64."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trajectory_tools.recorder import one_pass
+from trajectory_tools.recorder.one_pass import PIECE_VALUES, ROW_VALUES, Pieces, take
+from trajectory_tools.store.stats_rows import MAX, MIN, NONFINITE, SQUARES, ZEROS
+
+compiled = pytest.param("compiled", marks=pytest.mark.skipif(one_pass._compiled is None, reason="not compiled"))
+
+
+@pytest.fixture(params=[compiled, "NumPy"])
+def way(request, monkeypatch):
+    if request.param == "NumPy":
+        monkeypatch.setattr(one_pass, "_compiled", None)
+
+
+def naive(values):
+    """One tensor's numbers, in NumPy's plain words."""
+    wide = values.astype(np.float64)
+    finite = wide[np.isfinite(wide)]
+    found = np.empty(5)
+    found[MIN], found[MAX] = (finite.min(), finite.max()) if finite.size else (np.nan, np.nan)
+    found[ZEROS], found[NONFINITE] = (wide == 0).sum(), wide.size - finite.size
+    with np.errstate(all="ignore"):
+        found[SQUARES] = np.square(wide).sum()
+    return found
+
+
+def taken(arrays, **given):
+    pieces = Pieces([array.size for array in arrays])
+    numbers = np.full((len(pieces.table), 5), -7.0)
+    take(pieces, [torch.from_numpy(array) for array in arrays], numbers, **given)
+    return pieces, numbers
+
+
+any_size = st.integers(0, 40) | st.sampled_from([ROW_VALUES - 1, ROW_VALUES, ROW_VALUES + 1, 3 * ROW_VALUES + 17])
+odd_values = st.sampled_from([np.nan, np.inf, -np.inf, 1e-30, 1e-42, 1e19, -0.0, 3e38])
+
+
+@given(
+    sizes=st.lists(any_size, max_size=6),
+    seed=st.integers(0, 2**32 - 1),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    odd=st.lists(odd_values, max_size=2),
+    how=st.sampled_from(["as they are", "minus", "divided"]),
+    store=st.booleans(),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_numbers_are_those_of_plain_float64(way, *, sizes, seed, dtype, odd, how, store):
+    rng = np.random.default_rng(seed)
+    arrays = [(rng.standard_normal(n) * (rng.random(n) < 0.8)).astype(dtype) for n in sizes]
+    for array in arrays:
+        for value in odd:
+            array[rng.random(array.size) < 0.1] = value
+    before = [array.copy() for array in arrays]
+    flat = np.concatenate([np.empty(0, dtype), *arrays])
+    with np.errstate(all="ignore"):
+        minus = (flat * rng.choice([0, 0.5, 1], flat.size)).astype(dtype) if how == "minus" else None
+        expected = flat - minus if how == "minus" else flat / dtype(3) if how == "divided" else flat
+    into = np.full_like(flat, 5) if store else None
+    pieces, numbers = taken(arrays, minus=minus, divisor=3.0 if how == "divided" else 1.0, into=into)
+    assert pieces.owner.tolist() == [i for i, n in enumerate(sizes) if n]
+    if store:
+        np.testing.assert_array_equal(into, expected)
+    for array, old in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, old)
+    ends = np.cumsum([0, *sizes])
+    for i, found in zip(pieces.owner, numbers, strict=True):
+        right = naive(expected[ends[i] : ends[i + 1]])
+        np.testing.assert_allclose(found[SQUARES], right[SQUARES], rtol=4e-6)
+        np.testing.assert_array_equal(found[SQUARES + 1 :], right[SQUARES + 1 :])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_large_tensors_are_shared_by_threads(way, threads):
+    rng = np.random.default_rng(0)
+    sizes = [3 * PIECE_VALUES + 5, 10, PIECE_VALUES, 2 * PIECE_VALUES + 1]
+    arrays = [rng.standard_normal(n).astype(np.float32) for n in sizes]
+    minus, into = np.ones(sum(sizes), np.float32), np.empty(sum(sizes), np.float32)
+    used = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        pieces, numbers = taken(arrays, minus=minus, into=into)
+    finally:
+        torch.set_num_threads(used)
+    expected = np.concatenate(arrays) - 1
+    np.testing.assert_array_equal(into, expected)
+    assert pieces.owner.tolist() == [0] * 4 + [1, 2] + [3] * 3
+    for (_, _, length, place), found in zip(pieces.table.tolist(), numbers, strict=True):
+        np.testing.assert_allclose(found, naive(expected[place : place + length]), rtol=4e-6)
+
+
+def test_many_small_errors_do_not_add_up(way):
+    """A float32 sum of a million equal squares: adding them one after the other would be wrong in the third digit."""
+    values = np.full(PIECE_VALUES, 0.1, np.float32)
+    _, numbers = taken([values])
+    np.testing.assert_allclose(numbers[0, SQUARES], PIECE_VALUES * float(values[0]) ** 2, rtol=4e-6)
+
+
+def test_a_tensor_of_another_size_is_refused(way):
+    with pytest.raises(ValueError, match="another size than before"):
+        take(Pieces([3]), [torch.zeros(4)], np.empty((1, 5)))
+
+
+@pytest.mark.skipif(one_pass._compiled is None, reason="not compiled")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"minus": np.zeros(4, np.float32)},
+        {"into": np.zeros(4, np.float32)},
+        {"numbers": np.zeros((1, 5))},
+        {"last": 3},
+        {"first": -1},
+        {"pieces": np.array([[1, 0, 2, 0], [2, 0, 3, 2]])},
+        {"width": 2},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_what_does_not_fit_is_refused_before_memory_is_touched(wrong):
+    tensors = [torch.zeros(2), torch.zeros(3)]
+    given = {
+        "addresses": [tensor.data_ptr() for tensor in tensors],
+        "pieces": Pieces([2, 3]).table,
+        "first": 0,
+        "last": 2,
+        "width": 4,
+        "minus": None,
+        "divisor": 1.0,
+        "into": None,
+        "numbers": np.zeros((2, 5)),
+    }
+    one_pass._compiled(*given.values())
+    with pytest.raises(ValueError, match=r"do not fit|cannot be measured"):
+        one_pass._compiled(*(given | wrong).values())
+    readonly = np.zeros((2, 5))
+    readonly.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        one_pass._compiled(*(given | {"numbers": readonly}).values())
+
+
+def test_without_a_compiler_a_run_has_the_same_numbers(tmp_path):
+    code = (
+        "import sys; sys.modules['trajectory_tools.recorder._one_pass'] = None\n"
+        "import torch; from trajectory_tools.recorder import Recorder, one_pass\n"
+        "assert one_pass._compiled is None\n"
+        "w = torch.nn.Parameter(torch.arange(6.0)); opt = torch.optim.SGD([w], lr=1.0)\n"
+        "with Recorder(sys.argv[1], [('w', w)], opt, save=[]) as rec:\n"
+        "    w.grad = torch.ones(6); opt.step()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "run"], check=True)
+    from trajectory_tools.run import open_run
+
+    (row,) = open_run(tmp_path / "run").stats().to_dict("records")
+    assert row["param_norm"] == pytest.approx(55**0.5, rel=1e-6)
+    assert (row["param_min"], row["param_max"], row["param_zeros"]) == (0.0, 5.0, 1)
+    assert (row["update_min"], row["grad_max"], row["update_nonfinite"]) == (-1.0, 1.0, 0)
