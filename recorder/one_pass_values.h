@@ -78,29 +78,22 @@ static void NAME(add_carefully)(NAME(found) *found, const NAME(values) *values, 
     }
 }
 
+#define CASE(HOW, STORE)                                                                                               \
+    case 2 * HOW + STORE:                                                                                              \
+        NAME(add)(found, values, start, stop, HOW, STORE);                                                             \
+        break;
+
 static void NAME(add_all)(NAME(found) *found, const NAME(values) *values, Py_ssize_t n, int how)
 {
     for (Py_ssize_t start = 0; start < n; start += ROW) {
         Py_ssize_t stop = start + ROW < n ? start + ROW : n;
         switch (2 * how + (values->into != NULL)) {
-        case 2 * AS_IT_IS:
-            NAME(add)(found, values, start, stop, AS_IT_IS, 0);
-            break;
-        case 2 * AS_IT_IS + 1:
-            NAME(add)(found, values, start, stop, AS_IT_IS, 1);
-            break;
-        case 2 * MINUS:
-            NAME(add)(found, values, start, stop, MINUS, 0);
-            break;
-        case 2 * MINUS + 1:
-            NAME(add)(found, values, start, stop, MINUS, 1);
-            break;
-        case 2 * DIVIDED:
-            NAME(add)(found, values, start, stop, DIVIDED, 0);
-            break;
-        case 2 * DIVIDED + 1:
-            NAME(add)(found, values, start, stop, DIVIDED, 1);
-            break;
+            CASE(AS_IT_IS, 0)
+            CASE(AS_IT_IS, 1)
+            CASE(MINUS, 0)
+            CASE(MINUS, 1)
+            CASE(DIVIDED, 0)
+            CASE(DIVIDED, 1)
         }
     }
 }
@@ -132,5 +125,6 @@ static void NAME(take)(NAME(values) values, Py_ssize_t n, double *numbers)
     numbers[NONFINITE] = (double)found.nonfinite;
 }
 
+#undef CASE
 #undef VALUE
 #undef NAME
