@@ -65,4 +65,4 @@ lock:  ## choose new versions for requirements.lock
 		--no-header --no-emit-index-url --upgrade --quiet --output-file requirements.lock
 
 clean:  ## remove everything that make made
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info recorder/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

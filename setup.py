@@ -1,6 +1,11 @@
 """The compiled part of the package; all else is in pyproject.toml."""
 
+import sysconfig
+
 from setuptools import Extension, setup
+
+# One wheel for every Python from 3.11 on, but those without the interpreter's lock.
+abi3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 setup(
     ext_modules=[
@@ -9,9 +14,9 @@ setup(
             ["recorder/one_pass.c"],
             depends=["recorder/one_pass_values.h"],
             extra_compile_args=["-O3"],
-            py_limited_api=True,
-            optional=True,  # where no compiler is found, NumPy does the same in several times the time
+            py_limited_api=abi3,
+            optional=True,  # where no compiler is found, NumPy does the same, more slowly
         )
     ],
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},  # one wheel for every Python from 3.11 on
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if abi3 else {},
 )

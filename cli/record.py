@@ -286,7 +286,7 @@ def _assigned(problem: str, optimizer: str, given: Mapping[str, str]) -> tuple[d
     from trajectory_tools.problems import PROBLEMS
 
     if problem not in PROBLEMS:
-        raise UnknownName("problem", problem, PROBLEMS)
+        raise UnknownName("problem", problem, PROBLEMS, "a script is given with its ending, such as train.py")
     of_problem = {option.name for option in PROBLEMS[problem].listing()}
     of_optimizer = {option.name for option in optimizer_options(optimizer)}
     for name in given:

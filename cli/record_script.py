@@ -48,7 +48,9 @@ def record_script(
             f"traj record has no option {words[0]}; the script's own arguments stand after --:"
             f" traj record {shlex.join(_run_by(target, module))} ... -- {shlex.join([*words, *arguments])}"
         )
-    refuse_options(ctx, OF_PROBLEMS, "a script says itself how it trains")
+    refuse_options(
+        ctx, OF_PROBLEMS, "it is for built-in problems; a script says itself how it trains, and for how long"
+    )
     if ctx.params.get("json"):
         raise BadArgument("--json is for built-in problems; what a script prints is its own")
     script = Script(module or target or "", arguments, is_module=module is not None)

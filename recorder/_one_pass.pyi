@@ -1,5 +1,7 @@
 from typing import Any
 
+VERSION: int
+
 def take(
     addresses: list[int],
     pieces: Any,

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trajectory_tools.recorder.buffers import Buffers
-from trajectory_tools.recorder.capture import PLAIN, Capture, Captured, real
+from trajectory_tools.recorder.capture import Capture, Captured
 from trajectory_tools.recorder.names import Named
-from trajectory_tools.recorder.one_pass import Pieces, take
+from trajectory_tools.recorder.one_pass import Pieces, flat, take
 from trajectory_tools.recorder.projector import Projector
 from trajectory_tools.store.rows import StepRows
 from trajectory_tools.store.sampling import sampled_coordinates
@@ -25,11 +25,17 @@ __all__ = ["HostCapture"]
 KINDS = ("param", "update", "grad")
 """As they follow each other in a ``StatsLayout``."""
 
+PLANS_KEPT = 64
+"""Where gradients come and go at random, every step may need another one."""
+
 Floats = NDArray[np.floating]
 
 
 class HostCapture(Capture):
-    """``Capture`` of tensors in the host's memory: each value is read once as θ_t, once as θ_{t+1} and once as g_t."""
+    """``Capture`` of tensors in the host's memory.
+
+    With stats each value is read once as θ_t, once as θ_{t+1} and once as g_t; a selection is read once more.
+    """
 
     def __init__(
         self,
@@ -44,7 +50,8 @@ class HostCapture(Capture):
         self._width = np.dtype(self.layout.dtype)
         self._buffers = Buffers()
         self._plans: dict[bytes, Plan] = {}
-        self._all = self._now = self.plan(np.ones(len(self.tensors), bool))
+        self._pieces = Pieces(self._numels)
+        self._all = self._now = self._plan(np.ones(len(self.tensors), bool))
         chosen, names, numels = self.selection, self._names, self._numels
         self._projector: Projector | None = None
         self._picked: dict[int, NDArray[np.int64] | None] = {}  # parameter → its chosen coordinates, None for all
@@ -83,7 +90,7 @@ class HostCapture(Capture):
         found = [grad for grad in grads if grad is not None]
         self._now = self._all
         if len(found) < len(grads):
-            self._now = self.plan(np.array([grad is not None for grad in grads]))
+            self._now = self._plan(np.array([grad is not None for grad in grads]))
         if "grad" in self._rows:
             self._rows["grad"] = self._rows["grad"][: self._now.pieces.n_values]
         self._take("grad", self._now, found, divisor=1.0 if scale is None else float(scale))
@@ -109,27 +116,28 @@ class HostCapture(Capture):
             self._release()
         return Captured(rows, stats)
 
-    def plan(self, present: NDArray[np.bool_]) -> Plan:
+    def _plan(self, present: NDArray[np.bool_]) -> Plan:
         """How the gradients are gone through when these parameters have one."""
         key = present.tobytes()
         if key not in self._plans:
-            self._plans[key] = Plan.of(self._names, self._numels, present)
+            if len(self._plans) == PLANS_KEPT:
+                del self._plans[next(iter(self._plans))]
+            self._plans[key] = Plan.of(self._names, self._pieces, present)
         return self._plans[key]
 
     def _take(
         self, kind: str, plan: Plan, tensors: Sequence[Tensor], *, minus: Floats | None = None, divisor: float = 1.0
     ) -> None:
         """Copy, measure and select these values, less ``minus``, or over ``divisor``, as far as each was asked for."""
-        found = [contiguous(tensor, self._dtype) for tensor in tensors]
         into = self._rows.get(kind)
         if self.stats:
             start = KINDS.index(kind) * len(self._all.pieces.table)
             numbers = self._numbers[start : start + len(plan.pieces.table)]
-            take(plan.pieces, found, numbers, minus=minus, divisor=divisor, into=into)
+            take(plan.pieces, tensors, self._dtype, numbers, minus=minus, divisor=divisor, into=into)
         elif into is not None:
-            copy(found, into, minus, divisor)
+            copy(plan.pieces, tensors, into, minus, divisor)
         if self._record and not self._whole:
-            self._values |= self._selected(kind, plan, found, minus, divisor)
+            self._values |= self._selected(kind, plan, tensors, minus, divisor)
 
     @np.errstate(all="ignore")  # NaN and Inf are data here
     def _selected(
@@ -141,13 +149,14 @@ class HostCapture(Capture):
         parts: list[NDArray[np.floating]] = [np.empty(0, self._width)]
         stop = 0
         for i, tensor in zip(plan.there, tensors, strict=True):
-            start, stop = stop, stop + tensor.numel()
+            numel = self._numels[i]
+            start, stop = stop, stop + numel
             if self._projector is not None and i in self._projector:
                 old = None if minus is None else minus[start:stop]
-                parts.append(self._projector(i, flat(tensor), old, divisor))
+                parts.append(self._projector(i, flat(tensor, numel, self._dtype), old, divisor))
             elif i in self._picked:
-                places = self._picked[i]
-                parts.append(flat(tensor) if places is None else flat(tensor).take(places))
+                places, chosen = self._picked[i], flat(tensor, numel, self._dtype)
+                parts.append(chosen if places is None else chosen.take(places))
         values = np.concatenate(parts).astype(self._width, copy=False)
         if self._picked and kind == "update":
             values -= self._values["param"]
@@ -166,34 +175,26 @@ class Plan:
     layout: StatsLayout
 
     @classmethod
-    def of(cls, names: Sequence[str], numels: Sequence[int], present: NDArray[np.bool_]) -> Plan:
-        """The plan for these."""
-        n = len(names)
-        everything, there = Pieces(numels), np.flatnonzero(present)
-        pieces = Pieces([numels[i] for i in there.tolist()])
+    def of(cls, names: Sequence[str], everything: Pieces, present: NDArray[np.bool_]) -> Plan:
+        """The plan for these; ``everything`` are the pieces of all parameters."""
+        n, there = len(names), np.flatnonzero(present)
+        pieces = Pieces([everything.numels[i] for i in there.tolist()])
         owners = [everything.owner, everything.owner + n, there[pieces.owner] + 2 * n]
         return cls(present, there.tolist(), pieces, StatsLayout(tuple(names), np.concatenate(owners), present))
 
 
-def contiguous(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor's values in C order and of this dtype, without a copy where they are so."""
-    if tensor.dtype is dtype and type(tensor) in PLAIN and tensor.is_contiguous() and not tensor.is_neg():
-        return tensor  # the usual case: every call counts for a small network
-    return real(tensor.detach()).resolve_neg().to(dtype).contiguous()
-
-
-def flat(tensor: Tensor) -> Floats:
-    """A contiguous tensor's values."""
-    values: Floats = tensor.detach().view(-1).numpy()
-    return values
-
-
 @np.errstate(all="ignore")  # NaN and Inf are data here
 @torch.no_grad()
-def copy(tensors: Sequence[Tensor], into: Floats, minus: Floats | None, divisor: float) -> None:
-    """Copy all values, put together, less ``minus``, or over ``divisor``."""
-    if tensors:
-        torch.cat([tensor.view(-1) for tensor in tensors], out=torch.from_numpy(into))
+def copy(pieces: Pieces, tensors: Sequence[Tensor], into: Floats, minus: Floats | None, divisor: float) -> None:
+    """Copy all values, put together, less ``minus``, or over ``divisor``; exact, as ``into`` is as wide."""
+    out = torch.from_numpy(into)
+    if tensors and pieces.are_plain(tensors, out.dtype):
+        torch.cat([tensor.view(-1) for tensor in tensors], out=out)
+    else:
+        stop = 0
+        for tensor, numel in zip(tensors, pieces.numels, strict=True):
+            start, stop = stop, stop + numel
+            into[start:stop] = flat(tensor, numel, out.dtype)
     if minus is not None:
         np.subtract(into, minus, out=into)
     if divisor != 1:

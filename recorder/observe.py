@@ -14,11 +14,12 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from trajectory_tools.recorder.losses import BackwardLosses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,8 +78,7 @@ class Observer:
         self._known: weakref.WeakKeyDictionary[Optimizer, Recorder | None] = weakref.WeakKeyDictionary()
         self._count = 0
         self._below = False
-        self._loss: Tensor | None = None
-        self._no_loss = False
+        self._losses = BackwardLosses()
         self._child_told = False
 
     def watch(self) -> None:
@@ -124,7 +124,7 @@ class Observer:
 
         module.register_optimizer_step_pre_hook(uncompiled(self._guarded(self._before)))
         module.register_optimizer_step_post_hook(uncompiled(self._guarded(self._after)))
-        self._watch_losses()
+        self._losses.watch()
         if SCALER in sys.modules:
             self._watch_scalers()
         else:
@@ -154,12 +154,14 @@ class Observer:
         if recorder is None:
             return
         recorder.keep_last(optimizer)
-        has_closure = callable(kwargs.get("closure")) or (len(args) > 1 and callable(args[1]))
-        if not recorder.is_stepping and not has_closure:
+        if not recorder.is_stepping and not _has_closure(args, kwargs):
             self._log_loss(recorder)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._loss, self._no_loss = None, False
+        if _has_closure(args, kwargs):
+            self._losses.forget()  # those of its evaluations are no other optimizer's
+        else:
+            self._losses.stepped()
 
     def _recorder_of(self, optimizer: Optimizer) -> Recorder | None:
         if optimizer not in self._known:
@@ -219,31 +221,6 @@ class Observer:
                 with contextlib.suppress(TrajectoryError):  # another rank has begun to record there
                     remove_run(path)
 
-    def _watch_losses(self) -> None:
-        """Note what ``backward`` is called on: no hook of torch's tells."""
-        from torch._tensor import Tensor
-
-        original = Tensor.backward
-        observer = self
-
-        @wraps(original)
-        def backward(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-            observer._note_loss(self)
-            return original(self, *args, **kwargs)  # type: ignore[no-untyped-call]
-
-        Tensor.backward = backward  # type: ignore[method-assign]
-
-    def _note_loss(self, loss: Tensor) -> None:
-        import torch
-
-        if torch.compiler.is_dynamo_compiling() or os.getpid() != self._process or type(loss) is not torch.Tensor:
-            return
-        if loss.numel() != 1 or loss.is_complex():
-            self._no_loss = True  # a gradient was given: nobody knows what it is the gradient of
-        else:
-            loss = loss.detach().reshape(())
-            self._loss = loss if self._loss is None else self._loss.to(loss) + loss
-
     def before_scaler_step(self, scaler: Any, optimizer: Optimizer) -> None:
         """What ``backward`` was called on is the loss times the scale; and the step may be dropped, also the first."""
         if os.getpid() != self._process or not scaler.is_enabled():
@@ -257,11 +234,11 @@ class Observer:
 
     def after_scaler_step(self, scaler: Any, optimizer: Optimizer) -> None:
         """Where the step was dropped, the next one has losses of its own."""
-        self._loss, self._no_loss = None, False
+        self._losses.stepped()
 
     def _log_loss(self, recorder: Recorder, scale: Tensor | None = None) -> None:
-        loss, self._loss = self._loss, None
-        if loss is not None and not self._no_loss and recorder.records:
+        loss = self._losses.take(recorder)
+        if loss is not None and recorder.records:
             recorder.log(loss=loss if scale is None else loss / scale.to(loss))
 
     def _cannot(self, optimizer: Optimizer | None, why: str) -> None:
@@ -330,6 +307,10 @@ def _together(optimizer: Optimizer, optimizers: Sequence[Optimizer]) -> list[Opt
 
 def _holds_one(optimizer: Optimizer) -> bool:
     return sum(len(group["params"]) for group in optimizer.param_groups) == 1
+
+
+def _has_closure(args: Any, kwargs: Any) -> bool:
+    return callable(kwargs.get("closure")) or (len(args) > 1 and callable(args[1]))
 
 
 def _seconds_of_children() -> float:

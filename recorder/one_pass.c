@@ -3,7 +3,9 @@
    What is done to a row happens while it is in the first cache: a network's values come out of memory once. one_pass.py
    says what it is for, and does the same in NumPy where this could not be compiled. */
 
+#ifndef Py_GIL_DISABLED /* which has no limited API */
 #define Py_LIMITED_API 0x030B0000
+#endif
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <math.h>
@@ -13,6 +15,7 @@
 #define ROW 1024 /* values; their squares are summed in the values' own precision */
 #define LANES 16 /* sums, extrema and counts side by side, which a compiler makes vectors of */
 #define TINY 1e-12 /* where no float32 is larger, squares lose digits or vanish */
+#define VERSION 1 /* of take's arguments: one_pass.py uses no other one, left over from an earlier installation */
 #define SMALL 32768 /* fewer values are not worth letting go of the interpreter's lock */
 
 enum { AS_IT_IS, MINUS, DIVIDED };
@@ -27,25 +30,33 @@ enum { TENSOR, OFFSET, LENGTH, PLACE, N_FIELDS };        /* of a piece, as in on
 #define NAME(x) double_##x
 #include "one_pass_values.h"
 
-static int get_buffer(PyObject *object, Py_buffer *buffer, int flags)
+/* A buffer of numbers of this width; none for None. Returns 0, or -1 with an exception set. */
+static int get_buffer(PyObject *object, Py_buffer *buffer, int flags, Py_ssize_t width)
 {
-    buffer->buf = NULL;
-    buffer->len = 0;
-    return object == Py_None ? 0 : PyObject_GetBuffer(object, buffer, flags);
+    if (object == Py_None)
+        return 0;
+    if (PyObject_GetBuffer(object, buffer, flags | PyBUF_C_CONTIGUOUS) < 0)
+        return -1;
+    if (buffer->itemsize == width)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "numbers of %zd bytes do not fit, %zd are needed", buffer->itemsize, width);
+    return -1;
 }
 
-/* Whether the pieces lie within what was given; an exception is set where not. */
-static int fit(const int64_t *pieces, Py_ssize_t n_pieces, Py_ssize_t first, Py_ssize_t last, Py_ssize_t n_tensors,
+/* Whether the pieces lie within the arrays; that they lie within the tensors one_pass.py has seen to. */
+static int fit(const Py_buffer *table, Py_ssize_t first, Py_ssize_t last, void *const *tensors, Py_ssize_t n_tensors,
                const Py_buffer *minus, const Py_buffer *into, const Py_buffer *numbers, Py_ssize_t width)
 {
-    int good = first >= 0 && first <= last && last <= n_pieces;
-    if (good && numbers->buf)
-        good = numbers->len >= last * N_NUMBERS * (Py_ssize_t)sizeof(double);
+    const int64_t *pieces = table->buf;
+    Py_ssize_t n_pieces = table->len / (N_FIELDS * (Py_ssize_t)sizeof(int64_t));
+    int good = first >= 0 && first <= last && last <= n_pieces &&
+               last <= numbers->len / (N_NUMBERS * (Py_ssize_t)sizeof(double));
     for (Py_ssize_t k = first; good && k < last; k++) {
         const int64_t *piece = pieces + k * N_FIELDS;
-        Py_ssize_t end = (Py_ssize_t)(piece[PLACE] + piece[LENGTH]) * width;
-        good = piece[TENSOR] >= 0 && piece[TENSOR] < n_tensors && piece[LENGTH] >= 0 && piece[OFFSET] >= 0 &&
-               piece[PLACE] >= 0 && (!minus->buf || minus->len >= end) && (!into->buf || into->len >= end);
+        int64_t n = piece[LENGTH], place = piece[PLACE];
+        good = piece[TENSOR] >= 0 && piece[TENSOR] < n_tensors && tensors[piece[TENSOR]] && n >= 0 &&
+               piece[OFFSET] >= 0 && place >= 0 && (!minus->obj || n <= minus->len / width - place) &&
+               (!into->obj || n <= into->len / width - place);
     }
     if (!good)
         PyErr_SetString(PyExc_ValueError, "the pieces do not fit the tensors and arrays");
@@ -85,17 +96,16 @@ static PyObject *take(PyObject *Py_UNUSED(module), PyObject *args)
         return PyErr_Format(PyExc_ValueError, "values of %zd bytes cannot be measured", width);
     Py_buffer pieces = {0}, minus = {0}, into = {0}, numbers = {0};
     n_tensors = PyList_Size(addresses);
-    void **tensors = PyMem_Malloc((n_tensors + 1) * sizeof(void *));
+    void **tensors = PyMem_Malloc((size_t)(n_tensors + 1) * sizeof(void *));
     if (!tensors)
         return PyErr_NoMemory();
     for (Py_ssize_t i = 0; i < n_tensors; i++)
         tensors[i] = PyLong_AsVoidPtr(PyList_GetItem(addresses, i));
-    if (!PyErr_Occurred() && get_buffer(of_pieces, &pieces, PyBUF_C_CONTIGUOUS) == 0 &&
-        get_buffer(of_minus, &minus, PyBUF_C_CONTIGUOUS) == 0 &&
-        get_buffer(of_into, &into, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) == 0 &&
-        get_buffer(of_numbers, &numbers, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) == 0 &&
-        fit(pieces.buf, pieces.len / (N_FIELDS * (Py_ssize_t)sizeof(int64_t)), first, last, n_tensors, &minus, &into,
-            &numbers, width)) {
+    if (!PyErr_Occurred() && get_buffer(of_pieces, &pieces, PyBUF_SIMPLE, sizeof(int64_t)) == 0 &&
+        get_buffer(of_minus, &minus, PyBUF_SIMPLE, width) == 0 &&
+        get_buffer(of_into, &into, PyBUF_WRITABLE, width) == 0 &&
+        get_buffer(of_numbers, &numbers, PyBUF_WRITABLE, sizeof(double)) == 0 &&
+        fit(&pieces, first, last, tensors, n_tensors, &minus, &into, &numbers, width)) {
         for (Py_ssize_t k = first; k < last; k++)
             n_values += (Py_ssize_t)((const int64_t *)pieces.buf)[k * N_FIELDS + LENGTH];
         PyThreadState *state = n_values > SMALL ? PyEval_SaveThread() : NULL;
@@ -118,5 +128,10 @@ static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_one_pass", NULL, 0, method
 
 PyMODINIT_FUNC PyInit__one_pass(void)
 {
-    return PyModule_Create(&module);
+    PyObject *made = PyModule_Create(&module);
+    if (made && PyModule_AddIntConstant(made, "VERSION", VERSION) < 0) {
+        Py_DECREF(made);
+        return NULL;
+    }
+    return made;
 }

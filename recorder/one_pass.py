@@ -1,7 +1,7 @@
 """One pass over a network's values, in which they are subtracted, divided, copied and measured.
 
-Memory is what it costs, so each value is read once: by ``one_pass.c``, or by NumPy where no compiler was there when the
-package was installed, which takes several times as long.
+Memory is what it costs, so each value is read once: by ``one_pass.c``, or by NumPy, more slowly, where no compiler was
+there when the package was installed.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trajectory_tools.recorder.capture import PLAIN, real
 from trajectory_tools.store.stats_rows import MAX, MIN, NONFINITE, SQUARES, ZEROS
 
 try:
     from trajectory_tools.recorder import _one_pass
 
-    _compiled: Callable[..., None] | None = _one_pass.take
+    _compiled: Callable[..., None] | None = _one_pass.take if _one_pass.VERSION == 1 else None
 except ImportError:
     _compiled = None
 
-__all__ = ["Pieces", "take"]
+__all__ = ["Pieces", "flat", "take"]
 
 PIECE_VALUES = 2**20
 """A larger tensor is measured in pieces, so that threads share it."""
@@ -34,6 +35,8 @@ ROW_VALUES = 2**10
 
 TINY = 1e-12
 """Where no float32 is larger, squares lose digits or vanish: they are summed again as float64."""
+
+OTHER_SIZE = "a parameter or its gradient has another size than the parameter had before"
 
 Floats = NDArray[np.floating]
 Numbers = NDArray[np.float64]
@@ -66,10 +69,19 @@ class Pieces:
         self.table = np.array(rows, np.int64).reshape(-1, 4)
         self.owner = self.table[:, 0].astype(np.intp)
 
+    def are_plain(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> bool:
+        """Whether all are; ``ValueError`` where they are, and have other sizes than these."""
+        if not all(is_plain(tensor, dtype) for tensor in tensors):
+            return False
+        if [tensor.numel() for tensor in tensors] != self.numels:
+            raise ValueError(OTHER_SIZE)
+        return True
+
 
 def take(
     pieces: Pieces,
     tensors: Sequence[Tensor],
+    dtype: torch.dtype,
     numbers: Numbers,
     *,
     minus: Floats | None = None,
@@ -78,61 +90,104 @@ def take(
 ) -> None:
     """Write the numbers of each piece, see ``stats_rows``, into ``numbers``: (pieces, 5).
 
-    They are those of the tensors' values less ``minus``, or over ``divisor``; ``into`` receives these values. Tensors
-    are contiguous, all float32 or all float64, and in the host's memory; ``minus`` and ``into`` have their dtype, and
-    are flat, of all tensors. Squares are summed in the values' own precision, at most 64 in a row: for float32 the
-    relative error of a norm is below 2e-6.
+    They are those of the tensors' values, as ``dtype`` (float32 or float64), less ``minus``, or over ``divisor``;
+    ``into`` receives these values. ``minus`` and ``into`` are flat, of all tensors. Squares are summed in this
+    precision (the compiled way: at most 64 in a row): for float32 the relative error of a norm is below 2e-6.
+    ``ValueError`` where the tensors have other sizes than the pieces.
     """
-    if [tensor.numel() for tensor in tensors] != pieces.numels:
-        raise ValueError("a tensor has another size than before")
-    if not tensors:
+    if _compiled is None or not pieces.are_plain(tensors, dtype):
+        _take_one_by_one(pieces, tensors, dtype, numbers, minus=minus, divisor=divisor, into=into)
         return
-    if _compiled is None:
-        _take_slowly(pieces, tensors, numbers, minus=minus, divisor=divisor, into=into)
-        return
-    addresses, width = [tensor.data_ptr() for tensor in tensors], tensors[0].itemsize
-    if len(pieces.runs) < 4:
-        _compiled(addresses, pieces.table, 0, len(pieces.table), width, minus, divisor, into, numbers)
-        return
-    left, compiled = deque(pieces.runs), _compiled
+    compiled, addresses = _compiled, [tensor.data_ptr() for tensor in tensors]
 
-    def go_through() -> None:
+    def go_through(first: int, last: int) -> None:
+        compiled(addresses, pieces.table, first, last, dtype.itemsize, minus, divisor, into, numbers)
+
+    n_threads = min(torch.get_num_threads(), len(pieces.runs) // 2)
+    if n_threads < 2:
+        go_through(0, len(pieces.table))
+    else:
+        _share(go_through, pieces.runs, n_threads, tensors)
+
+
+def is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether its memory holds its values, one behind the other."""
+    return (
+        tensor.dtype is dtype
+        and type(tensor) in PLAIN
+        and tensor.layout is torch.strided
+        and tensor.is_cpu
+        and tensor.is_contiguous()
+        and not tensor.is_neg()
+        and (tensor.data_ptr() != 0 or tensor.numel() == 0)
+    )
+
+
+def flat(tensor: Tensor, numel: int, dtype: torch.dtype) -> Floats:
+    """Its values in C order, as ``dtype``, without a copy where they are so; ``ValueError`` where they are not ``numel``."""
+    found = tensor if is_plain(tensor, dtype) else real(tensor.detach()).resolve_neg()
+    if not is_plain(found, dtype):  # of another dtype, strided, on a device, or of a class of its own
+        own_memory = type(found) in PLAIN and found.is_cpu and not found._is_zerotensor()
+        if own_memory and found.numel() and not found.untyped_storage().nbytes():
+            raise ValueError("the memory of a parameter or its gradient has been given back")
+        found = torch.empty(found.shape, dtype=dtype, device="cpu").copy_(found)
+    if found.numel() != numel:
+        raise ValueError(OTHER_SIZE)
+    values: Floats = found.detach().reshape(-1).numpy()
+    return values
+
+
+def _share(
+    go_through: Callable[[int, int], None], runs: Sequence[tuple[int, int]], n_threads: int, alive: Sequence[Tensor]
+) -> None:
+    """Go through all runs on so many threads; ``alive`` is what they read."""
+    # Each takes the next run when it is done with one: torch's threads, which spin while they wait, hold others up.
+    left = deque(runs)
+
+    def work(_: Sequence[Tensor] = alive) -> None:
         while left:
             try:
-                first, last = left.popleft()
+                run = left.popleft()
             except IndexError:  # another thread was faster
                 return
-            compiled(addresses, pieces.table, first, last, width, minus, divisor, into, numbers)
+            go_through(*run)
 
-    # Each takes the next run when it is done with one: torch's threads, which spin while they wait, hold others up.
-    n_threads = min(torch.get_num_threads(), len(left) // 2)
-    with ThreadPoolExecutor(n_threads, "trajectory-pass") as pool:
-        others = [pool.submit(go_through) for _ in range(n_threads - 1)]
-        go_through()
+    with ThreadPoolExecutor(n_threads - 1, "trajectory-pass") as pool:
+        others = [pool.submit(work) for _ in range(n_threads - 1)]
+        work()
         for other in others:
             other.result()
 
 
 @np.errstate(all="ignore")  # NaN and Inf are data here
-def _take_slowly(
+def _take_one_by_one(
     pieces: Pieces,
     tensors: Sequence[Tensor],
+    dtype: torch.dtype,
     numbers: Numbers,
     *,
     minus: Floats | None,
     divisor: float,
     into: Floats | None,
 ) -> None:
-    """The same in NumPy."""
+    """The same where a tensor's values have to be copied first, or nothing is compiled."""
+    last, values = -1, np.empty(0)
     for (i, offset, length, place), out in zip(pieces.table.tolist(), numbers, strict=True):
-        values: Floats = tensors[i].detach().view(-1)[offset : offset + length].numpy()
-        if minus is not None:
-            values = values - minus[place : place + length]
+        if i != last:
+            last, values = i, flat(tensors[i], pieces.numels[i], dtype)
+        part, here = values[offset : offset + length], slice(place, place + length)
+        old, to = None if minus is None else minus[here], None if into is None else into[here]
+        if _compiled is not None:
+            table = np.array([[0, 0, length, 0]])
+            _compiled([part.ctypes.data], table, 0, 1, dtype.itemsize, old, divisor, to, out)
+            continue
+        if old is not None:
+            part = part - old
         if divisor != 1:
-            values = values / values.dtype.type(divisor)
-        if into is not None:
-            into[place : place + length] = values
-        out[:] = _numbers(values)
+            part = part / part.dtype.type(divisor)
+        if to is not None:
+            to[:] = part
+        out[:] = _numbers(part)
 
 
 def _numbers(values: Floats) -> list[float]:

@@ -52,7 +52,7 @@ static inline void NAME(add)(
         VALUE x = NAME(value)(&values, i, how);
         if (store)
             values.into[i] = x;
-        NAME(see)(&lanes, 0, x);
+        NAME(see)(&lanes, (int)(i % LANES), x);
     }
     memcpy(found->least, lanes.least, sizeof lanes.least);
     memcpy(found->largest, lanes.largest, sizeof lanes.largest);
@@ -79,7 +79,7 @@ static void NAME(add_carefully)(NAME(found) *found, const NAME(values) *values, 
 }
 
 #define CASE(HOW, STORE)                                                                                               \
-    case 2 * HOW + STORE:                                                                                              \
+    case 2 * (HOW) + (STORE):                                                                                          \
         NAME(add)(found, values, start, stop, HOW, STORE);                                                             \
         break;
 

@@ -30,11 +30,11 @@ class BadArgument(TrajectoryError, ValueError):
 class UnknownName(BadArgument):
     """A name that is not registered; the message lists near ones."""
 
-    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, what: str, name: str, known: Iterable[str], advice: str = "") -> None:
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known) or 'none'}"
-        super().__init__(f"unknown {what} {name!r}; {hint}")
+        super().__init__(f"unknown {what} {name!r}; {hint}{f'; {advice}' if advice else ''}")
 
 
 class NotARun(TrajectoryError):

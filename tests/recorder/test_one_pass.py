@@ -1,18 +1,27 @@
 """The pass over a network's values: compiled, and in NumPy, against plain float64."""
 
+import shutil
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 
-from trajectory_tools.recorder import one_pass
+from trajectory_tools.errors import RecordingFailed
+from trajectory_tools.recorder import Recorder, one_pass
+from trajectory_tools.recorder.host_capture import PLANS_KEPT, HostCapture
+from trajectory_tools.recorder.names import Named
 from trajectory_tools.recorder.one_pass import PIECE_VALUES, ROW_VALUES, Pieces, take
+from trajectory_tools.run import open_run
 from trajectory_tools.store.stats_rows import MAX, MIN, NONFINITE, SQUARES, ZEROS
 
+HEADERS = Path(sysconfig.get_paths()["include"]) / "Python.h"
 compiled = pytest.param("compiled", marks=pytest.mark.skipif(one_pass._compiled is None, reason="not compiled"))
 
 
@@ -37,7 +46,8 @@ def naive(values):
 def taken(arrays, **given):
     pieces = Pieces([array.size for array in arrays])
     numbers = np.full((len(pieces.table), 5), -7.0)
-    take(pieces, [torch.from_numpy(array) for array in arrays], numbers, **given)
+    tensors = [torch.from_numpy(array) for array in arrays]
+    take(pieces, tensors, tensors[0].dtype, numbers, **given)
     return pieces, numbers
 
 
@@ -46,7 +56,7 @@ odd_values = st.sampled_from([np.nan, np.inf, -np.inf, 1e-30, 1e-42, 1e19, -0.0,
 
 
 @given(
-    sizes=st.lists(any_size, max_size=6),
+    sizes=st.lists(any_size, min_size=1, max_size=6),
     seed=st.integers(0, 2**32 - 1),
     dtype=st.sampled_from([np.float32, np.float64]),
     odd=st.lists(odd_values, max_size=2),
@@ -106,8 +116,8 @@ def test_many_small_errors_do_not_add_up(way):
 
 
 def test_a_tensor_of_another_size_is_refused(way):
-    with pytest.raises(ValueError, match="another size than before"):
-        take(Pieces([3]), [torch.zeros(4)], np.empty((1, 5)))
+    with pytest.raises(ValueError, match="another size than"):
+        take(Pieces([3]), [torch.zeros(4)], torch.float32, np.empty((1, 5)))
 
 
 @pytest.mark.skipif(one_pass._compiled is None, reason="not compiled")
@@ -115,14 +125,21 @@ def test_a_tensor_of_another_size_is_refused(way):
     "wrong",
     [
         {"minus": np.zeros(4, np.float32)},
+        {"minus": np.zeros(5)},
         {"into": np.zeros(4, np.float32)},
+        {"into": np.zeros(5)},
         {"numbers": np.zeros((1, 5))},
-        {"last": 3},
+        {"numbers": None},
+        {"last": 3, "numbers": np.zeros((3, 5))},
         {"first": -1},
         {"pieces": np.array([[1, 0, 2, 0], [2, 0, 3, 2]])},
+        {"pieces": np.array([[0, -1, 2, 0], [1, 0, 3, 2]])},
+        {"pieces": np.array([[0, 0, -2, 0], [1, 0, 3, 2]])},
+        {"pieces": np.array([[0, 0, 2, 2**62], [1, 0, 3, 2]]), "into": np.zeros(5, np.float32)},
+        {"addresses": [0, 0]},
         {"width": 2},
     ],
-    ids=lambda wrong: next(iter(wrong)),
+    ids=str,
 )
 def test_what_does_not_fit_is_refused_before_memory_is_touched(wrong):
     tensors = [torch.zeros(2), torch.zeros(3)]
@@ -146,6 +163,113 @@ def test_what_does_not_fit_is_refused_before_memory_is_touched(wrong):
         one_pass._compiled(*(given | {"numbers": readonly}).values())
 
 
+@pytest.mark.skipif(not (shutil.which("cc") and HEADERS.exists()), reason="there is no compiler")
+def test_it_is_compiled_where_there_is_a_compiler():
+    assert one_pass._compiled is not None
+
+
+class TwoHalves(torch.Tensor):
+    """A tensor with no memory of its own, as quantized ones are: its values are those of two others, added up."""
+
+    @staticmethod
+    def __new__(cls, one, other):
+        return torch.Tensor._make_wrapper_subclass(cls, one.shape, dtype=one.dtype)
+
+    def __init__(self, one, other):
+        self.one, self.other = one, other
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        def plain(x):
+            return x.one + x.other if isinstance(x, TwoHalves) else x
+
+        return function(*map(plain, args), **(kwargs or {}))
+
+
+def emptied(values):
+    values.untyped_storage().resize_(0)  # as FSDP does between steps
+    return values
+
+
+ODD = {
+    "zeros without memory": lambda: (torch._efficientzerotensor((2, 3)), 0.0),
+    "negative bit": lambda: (torch.ones(2, 3, dtype=torch.complex64).conj().imag + torch.ones(2, 3), 6.0),
+    "transposed": lambda: (torch.arange(6.0).view(3, 2).t(), 55.0),
+    "float64": lambda: (torch.arange(6.0, dtype=torch.float64).view(2, 3), 55.0),
+    "sparse rows": lambda: (torch.arange(6.0).view(2, 3).to_sparse_csr(), 55.0),
+    "mkldnn": lambda: (torch.arange(6.0).view(2, 3).to_mkldnn(), 55.0),
+    "a class of its own": lambda: (TwoHalves(torch.ones(2, 3), torch.ones(2, 3)), 24.0),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("odd", ODD)
+def test_a_gradient_whose_memory_does_not_hold_its_values(tmp_path, way, odd):
+    gradient, squares = ODD[odd]()
+    weight = torch.nn.Parameter(torch.zeros(2, 3))
+    with Recorder(tmp_path / "run", [("w", weight)], None) as recorder, recorder.step(grads={"w": gradient}):
+        weight.data.add_(1)
+    run = open_run(tmp_path / "run")
+    assert run.stats()["grad_norm"].tolist() == pytest.approx([squares**0.5])
+    assert np.square(run.array("grad", "w")).sum() == pytest.approx(squares)
+
+
+@pytest.mark.parametrize("stats", [True, False])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda: torch.zeros(2, 3, device="meta"),
+        lambda: FakeTensorMode().from_tensor(torch.zeros(2, 3)),
+        lambda: torch.zeros(2, 2),
+        lambda: torch.zeros(9, 3),
+    ],
+    ids=["meta", "fake", "too small", "too large"],
+)
+def test_a_gradient_that_cannot_be_read_ends_the_recording_and_not_the_training(tmp_path, way, broken, stats):
+    weight = torch.nn.Parameter(torch.zeros(2, 3))
+    recorder = Recorder(tmp_path / "run", [("w", weight)], None, stats=stats).attach()
+    with pytest.warns(RuntimeWarning, match="the training goes on unrecorded"), recorder.step(grads={"w": broken()}):
+        weight.data.add_(1)
+    with pytest.raises(RecordingFailed):
+        recorder.close()
+    assert weight.detach().sum() == 6
+
+
+@pytest.mark.parametrize("stats", [True, False])
+def test_a_parameter_that_shrinks_ends_the_recording(tmp_path, way, stats):
+    weight = torch.nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    recorder = Recorder(tmp_path / "run", [("w", weight)], optimizer, stats=stats).attach()
+    weight.grad = torch.ones(4)
+    optimizer.register_step_pre_hook(lambda *_: setattr(weight, "data", torch.ones(2)) or setattr(weight, "grad", None))
+    with pytest.warns(RuntimeWarning, match="another size"):
+        optimizer.step()
+    with pytest.raises(RecordingFailed):
+        recorder.close()
+
+
+def test_memory_that_was_given_back_is_not_read(way):
+    numbers = np.empty((1, 5))
+    with pytest.raises((ValueError, RuntimeError)):
+        take(Pieces([6]), [emptied(torch.zeros(6))], torch.float32, numbers)
+
+
+def test_gradients_that_come_and_go_at_every_step(way):
+    weights = [torch.nn.Parameter(torch.zeros(50)) for _ in range(12)]
+    capture = HostCapture([Named(str(i), weight) for i, weight in enumerate(weights)], [], stats=True)
+    rng = np.random.default_rng(0)
+    for step in range(3 * PLANS_KEPT):
+        there = rng.random(12) < 0.5
+        capture.before(record=False)
+        for weight, has in zip(weights, there, strict=True):
+            weight.grad = torch.full((50,), float(step)) if has else None
+        capture.gradients()
+        stats = capture.after(step).stats
+        assert stats.layout.grads.tolist() == there.tolist()
+        np.testing.assert_array_equal(stats.pieces[2, 24:], step)
+    assert len(capture._plans) == PLANS_KEPT
+
+
 def test_without_a_compiler_a_run_has_the_same_numbers(tmp_path):
     code = (
         "import sys; sys.modules['trajectory_tools.recorder._one_pass'] = None\n"
@@ -156,8 +280,6 @@ def test_without_a_compiler_a_run_has_the_same_numbers(tmp_path):
         "    w.grad = torch.ones(6); opt.step()\n"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "run"], check=True)
-    from trajectory_tools.run import open_run
-
     (row,) = open_run(tmp_path / "run").stats().to_dict("records")
     assert row["param_norm"] == pytest.approx(55**0.5, rel=1e-6)
     assert (row["param_min"], row["param_max"], row["param_zeros"]) == (0.0, 5.0, 1)

@@ -45,6 +45,22 @@ for p in model.parameters():
 for _ in range(3):
     model(torch.ones(3)).sum().backward()
 """,
+    "shared loss": START + """
+first = torch.optim.SGD(model[0].parameters(), lr=0.1)
+second = torch.optim.Adam(model[1].parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.ones(3)).sum().backward()
+    first.step()
+    second.step()
+second.step()
+lbfgs = torch.optim.LBFGS(model.parameters(), max_iter=2)
+def closure():
+    loss = model(torch.ones(3)).square().sum()
+    loss.backward()
+    return loss
+lbfgs.step(closure)
+first.step()
+""",
     "inner": START + """
 class Sam(torch.optim.Optimizer):
     def __init__(self, params):
@@ -66,7 +82,7 @@ model2 = torch.nn.Linear(1, 1)
 both = torch.optim.SGD([*model.parameters(), *model2.parameters()], lr=0.1)
 steps(2, both, lambda x: model2(model(x)))
 """,
-    "fault": SGD + "steps(2, optimizer)\nopen(sys.argv[1], 'w').close()",
+    "fault": SGD + "open('gone', 'w').close()\nsteps(2, optimizer)\nopen(sys.argv[1], 'w').close()",
 }  # fmt: skip
 OPTIONS = {
     "match": ["--match", "head"],
@@ -74,7 +90,7 @@ OPTIONS = {
     "second": ["--optimizer-index", 1],
     "third": ["--optimizer-index", 2],
     "beyond": ["--optimizer-index", 1],
-    "fault": ["-o", "/proc/run"],
+    "fault": ["-o", "gone/run"],
 }
 
 
@@ -103,7 +119,7 @@ SAID = {
     "third": (0, "nothing was recorded: there is no optimizer 2; optimizers 0 to 1 made steps"),
     "beyond": (0, "nothing was recorded: there is no optimizer 1; only optimizer 0 made steps"),
     "search": (0, "16 optimizers are recorded, and the further ones are not"),
-    "fault": (0, "the SGD is not recorded: cannot record into /proc/run: "),
+    "fault": (0, "the SGD is not recorded: cannot record into "),
 }  # fmt: skip
 
 
@@ -175,3 +191,12 @@ def test_the_loss_is_what_backward_was_called_on(ended):
     v, c = run.array("param", "1.weight")[0], run.array("param", "1.bias")[0]
     wanted = torch.tensor(v) @ (torch.tensor(w) @ torch.ones(3) + torch.tensor(b)) + torch.tensor(c)
     assert run.scalars()["loss"][0] == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_optimizers_that_step_one_after_the_other_share_a_loss(ended):
+    """But not that of an earlier step, nor the evaluations of another one's closure."""
+    runs = {run.optimizer: run.scalars()["loss"] for run in find_runs(ended[0] / "runs/shared loss")}
+    assert runs["Adam"][:3].tolist() == runs["SGD"][:3].tolist()
+    assert runs["Adam"][:3].nunique() == 3
+    assert runs["Adam"].isna().tolist() == runs["SGD"].isna().tolist() == [False] * 3 + [True]
+    assert runs["LBFGS"].notna().all()

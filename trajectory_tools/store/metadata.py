@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,16 +69,23 @@ def refuse_foreign(folder: Path) -> None:
         except UnsupportedFormat:
             pass  # a run, if one of a newer version
     elif any(entry.name not in (".lock", f".{RUN_FILE}.tmp") for entry in folder.iterdir()):
-        raise OutputExists(f"{folder} is not empty and holds no run; choose a new folder to record into")
+        raise OutputExists(
+            f"{folder} is not empty and holds no run, so it is not touched; choose a new folder to record into"
+        )
 
 
 def refuse_unwritable(folder: Path) -> None:
     """Raise where the folder could not be made or written: said before anything is trained for it."""
+    import tempfile
+
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if _exists(path))
     if not nearest.is_dir():
         raise OutputExists(f"cannot record into {folder}: {nearest} is a file; choose another folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise BadArgument(f"cannot record into {folder}: {nearest} cannot be written; choose another folder")
+    try:  # permissions do not tell everything: not of root's rights, nor of a file system that is read-only
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise BadArgument(f"cannot record into {folder}: {nearest} cannot be written; choose another folder") from error
 
 
 def _exists(path: Path) -> bool:
