@@ -124,7 +124,7 @@ def is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
 
 
 def flat(tensor: Tensor, numel: int, dtype: torch.dtype) -> Floats:
-    """Its values in C order, as ``dtype``, without a copy where they are so; ``ValueError`` where they are not ``numel``."""
+    """Its values in C order, as ``dtype``, uncopied where they are so; ``ValueError`` where they are not ``numel``."""
     found = tensor if is_plain(tensor, dtype) else real(tensor.detach()).resolve_neg()
     if not is_plain(found, dtype):  # of another dtype, strided, on a device, or of a class of its own
         own_memory = type(found) in PLAIN and found.is_cpu and not found._is_zerotensor()
