@@ -171,7 +171,8 @@ def _take_one_by_one(
     into: Floats | None,
 ) -> None:
     """The same where a tensor's values have to be copied first, or nothing is compiled."""
-    last, values = -1, np.empty(0)
+    last = -1
+    values: Floats = np.empty(0)
     for (i, offset, length, place), out in zip(pieces.table.tolist(), numbers, strict=True):
         if i != last:
             last, values = i, flat(tensors[i], pieces.numels[i], dtype)
