@@ -45,8 +45,8 @@ def chosen(folder: Path, quick: bool) -> None:
     """Stats of resnet18, and some of its values."""
     training = resnet18()
     for what, steps, pairs, options, target in (
-        ("stats", 10, 5, {"save": []}, "at most 1.10x"),
-        ("stats and a 1 % subsample", 10, 5, {"subsample": 0.01}, "at most 1.15x"),
+        ("stats", 40, 5, {"save": []}, "at most 1.10x"),
+        ("stats and a 1 % subsample", 40, 5, {"subsample": 0.01}, "at most 1.15x"),
         ("stats and 256 projections of each", 6, 3, {"projection": 256}, "-"),
         ("stats, full tensors every=50", 50, 3, {"every": 50}, "at most 1.15x"),
     ):
