@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trajectory_tools.recorder.buffers import Buffers
+from trajectory_tools.recorder.capture import PLAIN, real
 from trajectory_tools.recorder.names import Named
 from trajectory_tools.store.rows import RowLayout
 
-__all__ = ["FlatSpace", "Gradients", "Present", "Rows", "present_in", "real"]
+__all__ = ["FlatSpace", "Gradients", "Present", "Rows", "present_in"]
 
 Gradients = Sequence[Tensor | None]
 """The gradient of each parameter."""
@@ -57,6 +58,8 @@ class FlatSpace:
         names = (each.name for each in named)
         self.layout = RowLayout.of(dict(zip(names, self.numels, strict=True)), str(self.dtype).removeprefix("torch."))
         self.device = self.tensors[0].device if self.tensors else torch.device("cpu")
+        kinds = {(type(tensor) in PLAIN, tensor.dtype, tensor.device) for tensor in self.tensors}
+        self._plain = kinds == {(True, self.dtype, self.device)}
         self.sparse: dict[int, int] = {}
         """Parameter → how many of its dimensions are sparse in a gradient; its mean is to be like that, too."""
         self._buffers = buffers
@@ -82,15 +85,13 @@ class FlatSpace:
         """A sample as a row of its own."""
         self.sparse |= {i: g.sparse_dim() for i, g in enumerate(gradients) if g is not None and g.is_sparse}
         rows = self.rows(1, present_in(gradients))
-        self.fill(rows, 0, gradients)
+        self.fill(rows, 0, [None if gradient is None else real(gradient) for gradient in gradients])
         return rows
 
-    @torch.no_grad()
     def fill(self, rows: Rows, i: int, gradients: Gradients) -> None:
-        """Copy a sample's gradients into row i."""
-        places = [column[0] for column in self._columns(rows.grads[i : i + 1], rows.present)]
-        if places:
-            torch._foreach_copy_(places, [real(gradient) for gradient in gradients if gradient is not None])
+        """Copy a sample's gradients, none of them sparse, into row i."""
+        if rows.grads.shape[1]:
+            torch.cat(self._flat(gradient for gradient in gradients if gradient is not None), out=rows.grads[i])
 
     def rows_of_stack(self, stacked: Gradients, n: int) -> Rows:
         """Rows of n samples, (n, *shape) of each parameter."""
@@ -102,7 +103,7 @@ class FlatSpace:
 
     def vector(self, tensors: Iterable[Tensor]) -> Tensor:
         """(d,), the values of the parameters, or of tensors like them."""
-        return torch.cat([real(tensor.detach()).reshape(-1).to(self.device, self.dtype) for tensor in tensors])
+        return torch.cat(self._flat(tensors))
 
     def whole(self, flat: Tensor, present: Present) -> Tensor:
         """(n, d), with 0 for the values that are not there."""
@@ -136,18 +137,16 @@ class FlatSpace:
                 shaped.append(dense.to_sparse(self.sparse[i]) if i in self.sparse else dense)
         return shaped
 
+    def _flat(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        if self._plain:  # the usual case: each call takes as long as the copy of a small tensor
+            return [tensor.detach().reshape(-1) for tensor in tensors]
+        return [real(tensor.detach()).reshape(-1).to(self.device, self.dtype) for tensor in tensors]
+
     def _columns(self, grads: Tensor, present: Present) -> Iterator[Tensor]:
         """Rows of gradients as (n, *shape) of each parameter that has one."""
         there = [i for i in range(len(self.numels)) if present is None or present[i]]
         parts = torch.split(grads, [self.numels[i] for i in there], 1) if there else ()
         yield from (part.view(len(grads), *self._shapes[i]) for i, part in zip(there, parts, strict=True))
-
-
-def real(tensor: Tensor) -> Tensor:
-    """The tensor's values as a dense real tensor."""
-    if tensor.layout is not torch.strided:
-        tensor = tensor.to_dense()
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def present_in(gradients: Gradients) -> Present:

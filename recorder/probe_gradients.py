@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,12 +31,12 @@ SAMPLES_CHUNK = 2**22
 
 def batch_gradients(
     loss_fn: LossFunction,
-    batch: Any,
+    batches: Iterable[Any],
     parameters: Sequence[Tensor],
     *,
     prepare: Callable[[], object] | None = None,
-) -> Gradients:
-    """The gradient of one mini-batch's loss, by ``backward``, as ``prepare`` leaves it.
+) -> Iterator[Gradients]:
+    """The gradient of each mini-batch's loss, by ``backward``, as ``prepare`` leaves it.
 
     Nothing but the ``grad`` of these parameters, which must be None before and is None after, is added to. Raises
     ``BadArgument`` where ``loss_fn`` gives no loss to go backward from, or does more than to compute it.
@@ -47,19 +47,23 @@ def batch_gradients(
     try:
         for mapping, _ in hooks:  # where there are any they step an optimizer
             mapping.clear()
-        with torch.enable_grad():
-            loss = checked_loss(loss_fn(batch))
-            if any(leaf.grad is not None for leaf in leaves):
-                raise BadArgument("loss_fn goes backward itself; let it return the loss, from which the probe does")
-            if not loss.requires_grad:
-                raise BadArgument(
-                    "loss_fn returns a loss that no parameter has a gradient of; compute it from the model's output,"
-                    " without torch.no_grad(), detach() or item()"
-                )
-            loss.backward(inputs=leaves)  # type: ignore[no-untyped-call]
-            if prepare is not None:
-                prepare()
-        return [parameter.grad for parameter in parameters]
+        for batch in batches:
+            with torch.enable_grad():
+                loss = checked_loss(loss_fn(batch))
+                if any(leaf.grad is not None for leaf in leaves):
+                    raise BadArgument("loss_fn goes backward itself; let it return the loss, from which the probe does")
+                if not loss.requires_grad:
+                    raise BadArgument(
+                        "loss_fn returns a loss that no parameter has a gradient of; compute it from the model's"
+                        " output, without torch.no_grad(), detach() or item()"
+                    )
+                loss.backward(inputs=leaves)  # type: ignore[no-untyped-call]
+                if prepare is not None:
+                    prepare()
+            gradients = [parameter.grad for parameter in parameters]
+            for parameter in parameters:
+                parameter.grad = None
+            yield gradients
     finally:
         for mapping, content in hooks:
             mapping.update(content)
@@ -138,11 +142,13 @@ def checked_loss(loss: Any) -> Tensor:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise BadArgument(f"loss_fn returns the loss of a mini-batch, a tensor with one element, found {found}")
-    return loss.reshape(())
+    return loss.reshape(()) if loss.ndim else loss
 
 
 def leading_size(batch: Any) -> int | None:
     """The number of samples in a mini-batch: the length of its first tensor; None where there is none."""
+    if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
+        return len(batch[0])  # the usual case, much faster
     tensors = (leaf for leaf in tree_iter(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0)
     return next((len(tensor) for tensor in tensors), None)
 

@@ -22,8 +22,9 @@ class SetWriter:
 
     With the K gradients g_i and their mean ḡ: the update of ḡ; and S surrogates ḡ + Σ_i ξ_si (g_i − ḡ) / √(K − 1), ξ
     standard Gaussian, which have the gradients' mean and sample covariance; and their updates. Sums are float64 (for ḡ
-    over what is taken at a time, each of these in the gradients' own dtype). In memory are S surrogates, and of a
-    sketch all samples, for their inner products.
+    over what is taken at a time, each of these in the gradients' own dtype). In memory are S surrogates, of a sketch
+    all samples, for their inner products, and what was made last: the writer's thread would take the cores away from
+    what comes next.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class SetWriter:
         self._step, self._batch_size, self._n_samples = step, batch_size, n_samples
         self._taken = 0
         self._kept: list[tuple[Tensor, Tensor]] = []
+        self._made: list[ProbeRows] = []
         self._ever = np.zeros(len(space.numels), bool)  # parameters that had a gradient in some sample
         # On Apple's GPUs there is no float64.
         self._exact = torch.float32 if space.device.type == "mps" else torch.float64
@@ -72,6 +74,7 @@ class SetWriter:
             for start in range(0, n, size):
                 self._derive("surrogate", start, surrogates[start : start + size])
         self._derive("mean", 0, mean[None])
+        self._writer.put_probe(*self._made)
         if self._sketch is not None:
             grads, updates = (torch.cat(columns) for columns in zip(*self._kept, strict=True))
             self._writer.put_products(inner_products(self._step, self._batch_size, grads, updates))
@@ -92,7 +95,10 @@ class SetWriter:
             layout, release = sketch.layout, None
             coordinates = sketch.coordinates if source == "mean" else None
             grads, updates = sketch.of(grads, rows.present, space.numels), sketch.of(updates, None, space.numels)
-        probe = ProbeRows(
+        if source != "mean":  # which is small, and soon made
+            self._writer.put_probe(*self._made)
+            self._made = []
+        made = ProbeRows(
             self._step,
             layout,
             grads.cpu().numpy(),
@@ -104,4 +110,4 @@ class SetWriter:
             coordinates,
             release,
         )
-        self._writer.put_probe(probe)
+        self._made.append(made)

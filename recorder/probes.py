@@ -152,12 +152,9 @@ class Prober:
         self, loss_fn: LossFunction, batches: Any, options: ProbeOptions, batch_size: int | None, snapshot: Snapshot
     ) -> Iterator[Sample]:
         """The gradient of each mini-batch."""
-        known = isinstance(batches, Sequence)
-        for batch in batches:
-            # Those of a sequence were looked at before.
-            if options.batch_size is None and not known and leading_size(batch) != batch_size:
-                raise BadArgument(_sizes_differ(batch_size, leading_size(batch)))
-            gradients = batch_gradients(loss_fn, batch, snapshot.parameters, prepare=options.prepare)
+        known = isinstance(batches, Sequence) or options.batch_size is not None  # their sizes were looked at before
+        given = batches if known else _of_size(batches, batch_size)
+        for gradients in batch_gradients(loss_fn, given, snapshot.parameters, prepare=options.prepare):
             snapshot.restore_buffers()
             self._check_mode(options)  # loss_fn may have changed it
             yield gradients, None
@@ -200,7 +197,7 @@ def in_rows(
 ) -> Iterator[tuple[Rows, Gradients | None]]:
     """The samples in rows, ``size`` at a time where they can be; beside a row of its own its gradients as they were."""
     rows: Rows | None = None
-    there: list[bool] = []
+    kinds: list[torch.layout | None] = []
     filled, room = 0, size()
     for gradients, n in samples:
         if n is not None:
@@ -209,12 +206,11 @@ def in_rows(
                 part = [None if g is None else g[start : start + at_a_time] for g in gradients]
                 yield space.rows_of_stack(part, min(at_a_time, n - start)), None
             continue
-        before, there = there, [g is not None for g in gradients]
-        alone = size() == 1 or any(g is not None and g.layout is not torch.strided for g in gradients)
-        if rows is not None and (alone or there != before):
+        before, kinds = kinds, [None if g is None else g.layout for g in gradients]
+        if rows is not None and kinds != before:
             yield rows.first(filled), None
             rows, room = None, 1  # it may go on like this: then most of a large buffer would stay empty
-        if alone:
+        if rows is None and (size() == 1 or not {*kinds} <= {None, torch.strided}):
             yield space.row_of(gradients), gradients
             continue
         if rows is None:
@@ -260,6 +256,14 @@ def _counted(batches: Iterable[Any], length: int) -> Iterator[Any]:
         yield batch
     if found < length:
         raise BadArgument(_length_differs(length, f"{found}"))
+
+
+def _of_size(batches: Iterable[Any], size: int | None) -> Iterator[Any]:
+    """They, each once it is seen that it is as large as was said before."""
+    for batch in batches:
+        if (found := leading_size(batch)) != size:
+            raise BadArgument(_sizes_differ(size, found))
+        yield batch
 
 
 def _length_differs(said: int, found: str) -> str:

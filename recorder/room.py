@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from trajectory_tools.errors import BadArgument
@@ -14,9 +15,12 @@ __all__ = ["check_room"]
 
 def check_room(plan: ProbePlan, itemsize: int, folder: Path) -> None:
     """Raise ``BadArgument`` with the sizes where a probe takes more than there is, of values of so many bytes."""
-    disk, memory = plan.bytes(itemsize), plan.memory(itemsize)
-    for place, needed, there in (("disk", disk, free_disk(folder)), ("memory", memory, free_memory())):
-        if there is not None and needed > there:
+    asked: tuple[tuple[str, int, Callable[[], int | None]], ...] = (
+        ("disk", plan.bytes(itemsize), lambda: free_disk(folder)),
+        ("memory", plan.memory(itemsize), free_memory),
+    )
+    for place, needed, free in asked:
+        if needed and (there := free()) is not None and needed > there:
             advice = "probe fewer" if plan.sketch else "probe fewer, or record a sketch (sketch=, --probe-sketch)"
             raise BadArgument(
                 f"a probe of {plan.n_samples:,} samples of {plan.n_values:,} values each takes {needed / 1e9:,.2f} GB"

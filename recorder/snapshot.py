@@ -37,13 +37,13 @@ class Snapshot:
         found = dict.fromkeys([*self.parameters, *held])
         for each in _optimizers(opt):
             self._walk(vars(each), found)
-        self._stepped = [_Copy(tensor) for tensor in found]
-        self._buffers = [_Copy(b) for b in dict.fromkeys(b for module in modules for b in module.buffers())]
+        self._stepped = _Copies(found)
+        self._buffers = _Copies(dict.fromkeys(b for module in modules for b in module.buffers()))
 
     @property
     def tensors(self) -> list[Tensor]:
         """Every tensor that is put back."""
-        return [copy.tensor for copy in (*self._stepped, *self._buffers)]
+        return [*self._stepped.tensors, *self._buffers.tensors]
 
     def restore_optimizer(self) -> None:
         """As before any step."""
@@ -55,13 +55,11 @@ class Snapshot:
                 container.update(hooks)
             else:
                 container[:] = content
-        for copy in self._stepped:
-            copy.restore()
+        self._stepped.restore()
 
     def restore_buffers(self) -> None:
         """As before any forward pass."""
-        for copy in self._buffers:
-            copy.restore()
+        self._buffers.restore()
 
     def _walk(self, container: Any, found: dict[Tensor, None]) -> None:
         """Note what the container holds, and find the tensors in it and below."""
@@ -79,20 +77,24 @@ class Snapshot:
                 self._walk(value, found)
 
 
-class _Copy:
-    """A tensor's values, and its memory, to which they go back."""
+class _Copies:
+    """The values of tensors, and their memory, to which they go back."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-        self._memory = tensor.detach()
-        self._values = self._memory.clone()
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.tensors = list(tensors)
+        self._memory = [tensor.detach() for tensor in self.tensors]
+        self._places = [memory.data_ptr() if memory.layout is torch.strided else None for memory in self._memory]
+        self._values = [memory.clone() for memory in self._memory]
 
-    @torch.no_grad()
     def restore(self) -> None:
         """The same values in the same memory."""
-        if self._memory.layout is torch.strided and self.tensor.data_ptr() != self._memory.data_ptr():
-            self.tensor.data = self._memory
-        self._memory.copy_(self._values)
+        if not self.tensors:
+            return
+        for tensor, memory, place in zip(self.tensors, self._memory, self._places, strict=True):
+            if place is not None and tensor.data_ptr() != place:
+                tensor.data = memory
+        with torch.no_grad():
+            torch._foreach_copy_(self._memory, self._values)
 
 
 def _optimizers(opt: Optimizer) -> list[Optimizer]:

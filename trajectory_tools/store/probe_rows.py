@@ -50,12 +50,21 @@ class ProbeRows:
         """Bytes that wait in memory until the rows are written."""
         return self.grad.nbytes + self.update.nbytes + ROW_BYTES * len(self)
 
-    @property
-    def samples(self) -> Iterator[StepRows]:
-        """One by one."""
+    def cut(self, column: str, start: int, stop: int) -> Cut:
+        """The values of ``grad`` or ``update`` in the layout's rows ``start:stop`` of each sample; all, of several."""
+        values, n = {"grad": self.grad, "update": self.update}[column], len(self)
         mask = {} if self.present is None else {"grad": self.present}
-        for grad, update in zip(self.grad, self.update, strict=True):
-            yield StepRows(self.step, self.layout, {"grad": grad, "update": update}, mask)
+        one = StepRows(self.step, self.layout, {column: values[0]}, mask).cut(column, start, stop)
+        return one if n == 1 else Cut(values.reshape(-1), np.tile(one.lengths, n), np.tile(one.null, n))
+
+    def chosen(self, start: int, stop: int) -> Cut:
+        """The same of ``coordinates``."""
+        if self.coordinates is None:
+            n_rows = len(self) * (stop - start)
+            return Cut(np.empty(0, np.int64), np.zeros(n_rows, np.int64), np.ones(n_rows, bool))
+        chosen = self.coordinates[start:stop]
+        lengths = np.array([len(each) for each in chosen], np.int64)
+        return Cut(np.concatenate(chosen), lengths, np.zeros(stop - start, bool))
 
 
 class ProbeBatch:
@@ -87,36 +96,32 @@ class ProbeBatch:
 
     def row_groups(self, schema: pa.Schema) -> Iterator[RowGroup]:
         """The rows."""
-        samples = [sample for rows in self._rows for sample in rows.samples]
-        for start, stop in row_spans(samples):
-            yield self._row_group(schema, samples, start, stop)
+        for start, stop in row_spans(self._rows[0].layout, sum(map(len, self._rows))):
+            yield self._row_group(schema, start, stop)
         for rows in self._rows:  # Parquet has them now
             if rows.release is not None:
                 rows.release()
 
-    def _row_group(self, schema: pa.Schema, samples: Sequence[StepRows], start: int, stop: int) -> RowGroup:
+    def _row_group(self, schema: pa.Schema, start: int, stop: int) -> RowGroup:
         """The rows ``start:stop`` of each sample."""
-        layout, n_rows = samples[0].layout, stop - start
+        layout, n_rows = self._rows[0].layout, stop - start
         keys = [_Key(rows.source, rows.batch_size, rows.first + i) for rows in self._rows for i in range(len(rows))]
+        steps = np.repeat([rows.step for rows in self._rows], [len(rows) * n_rows for rows in self._rows])
         numbers = {
-            "step": number_array(np.repeat(np.array([sample.step for sample in samples], np.int64), n_rows)),
+            "step": number_array(steps.astype(np.int64, copy=False)),
             "name": dictionary_array(
-                schema.field("name").type, np.tile(layout.codes[start:stop], len(samples)), layout.names
+                schema.field("name").type, np.tile(layout.codes[start:stop], len(keys)), layout.names
             ),
-            "offset": number_array(np.tile(layout.offsets[start:stop], len(samples))),
+            "offset": number_array(np.tile(layout.offsets[start:stop], len(keys))),
             **_key_columns(schema, keys, n_rows),
         }
         value_type = pa.type_for_alias(layout.dtype)
         lists = {
-            name: ListColumn(value_type, [sample.cut(name, start, stop) for sample in samples])
+            name: ListColumn(value_type, [rows.cut(name, start, stop) for rows in self._rows])
             for name in ("grad", "update")
         }
-        chosen = [
-            _coordinates(None if rows.coordinates is None else rows.coordinates[start:stop], n_rows)
-            for rows in self._rows
-            for _ in range(len(rows))
-        ]
-        return RowGroup(numbers, {**lists, "coordinates": ListColumn(pa.int64(), chosen)})
+        chosen = ListColumn(pa.int64(), [rows.chosen(start, stop) for rows in self._rows])
+        return RowGroup(numbers, {**lists, "coordinates": chosen})
 
 
 @dataclass(frozen=True)
@@ -182,13 +187,6 @@ class _Key:
     source: str
     batch_size: int | None
     sample: int
-
-
-def _coordinates(chosen: Sequence[NDArray[np.int64]] | None, n_rows: int) -> Cut:
-    """The column ``coordinates`` of a sample's rows."""
-    if chosen is None:
-        return Cut(np.empty(0, np.int64), np.zeros(n_rows, np.int64), np.ones(n_rows, bool))
-    return Cut(np.concatenate(chosen), np.array([len(each) for each in chosen], np.int64), np.zeros(n_rows, bool))
 
 
 def _key_columns(schema: pa.Schema, keys: Sequence[_Key], repeats: int = 1) -> dict[str, pa.Array]:

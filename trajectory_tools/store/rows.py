@@ -96,18 +96,17 @@ class StepRows:
 
 def row_groups(steps: Sequence[StepRows]) -> Iterator[RowGroup]:
     """Whole steps, for consecutive steps of one layout; one step that is larger than a row group is cut."""
-    for start, stop in row_spans(steps):
+    for start, stop in row_spans(steps[0].layout, len(steps)):
         yield _row_group(steps, start, stop)
 
 
-def row_spans(steps: Sequence[StepRows]) -> Iterator[tuple[int, int]]:
-    """The layout's rows (start, stop) that each of the row groups of these steps takes."""
-    layout = steps[0].layout
+def row_spans(layout: RowLayout, n_steps: int) -> Iterator[tuple[int, int]]:
+    """The layout's rows (start, stop) that each of the row groups of so many steps takes."""
     ends = np.cumsum(layout.lengths)
     start = 0
     while start < len(layout):
         limit = (ends[start - 1] if start else 0) + ROW_GROUP_VALUES
-        whole = len(steps) > 1 or ends[-1] <= limit
+        whole = n_steps > 1 or ends[-1] <= limit
         stop = len(layout) if whole else max(start + 1, int(np.searchsorted(ends, limit, side="right")))
         yield start, stop
         start = stop

@@ -138,9 +138,11 @@ class RunWriter:
         """Hand over one step's scalars."""
         self._put("scalars", row, ScalarBatch.size(row), ScalarBatch)
 
-    def put_probe(self, rows: ProbeRows) -> None:
+    def put_probe(self, *rows: ProbeRows) -> None:
         """Hand over samples of a probe; call ``end_probes`` when the last ones of the step are handed over."""
-        self._put("probes", rows, ProbeBatch.size(rows), ProbeBatch, within_step=True)
+        with self._changed:  # an encoder that wakes for the first ones does not come between
+            for each in rows:
+                self._put("probes", each, ProbeBatch.size(each), ProbeBatch, within_step=True)
 
     def put_products(self, rows: ProductRows) -> None:
         """Hand over the inner products of a probe."""
