@@ -5,11 +5,12 @@ VERSION: int
 def take(
     addresses: list[int],
     pieces: Any,
-    first: int,
-    last: int,
     width: int,
     minus: Any,
     divisor: float,
     into: Any,
+    picks: Any,
+    chosen: Any,
     numbers: Any,
+    n_threads: int,
 ) -> None: ...

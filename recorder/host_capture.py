@@ -34,7 +34,7 @@ Floats = NDArray[np.floating]
 class HostCapture(Capture):
     """``Capture`` of tensors in the host's memory.
 
-    With stats each value is read once as θ_t, once as θ_{t+1} and once as g_t; a selection is read once more.
+    With stats each value is read once as θ_t, once as θ_{t+1} and once as g_t.
     """
 
     def __init__(
@@ -50,8 +50,6 @@ class HostCapture(Capture):
         self._width = np.dtype(self.layout.dtype)
         self._buffers = Buffers()
         self._plans: dict[bytes, Plan] = {}
-        self._pieces = Pieces(self._numels)
-        self._all = self._now = self._plan(np.ones(len(self.tensors), bool))
         chosen, names, numels = self.selection, self._names, self._numels
         self._projector: Projector | None = None
         self._picked: dict[int, NDArray[np.int64] | None] = {}  # parameter → its chosen coordinates, None for all
@@ -62,6 +60,8 @@ class HostCapture(Capture):
                 count = self.counts[names[i]]
                 sampled = count < numels[i]
                 self._picked[i] = sampled_coordinates(chosen.seed, names[i], numels[i], count) if sampled else None
+        self._pieces = Pieces(self._numels)
+        self._all = self._now = self._plan(np.ones(len(self.tensors), bool))
 
     def before(self, record: bool = True) -> None:
         """Copy θ_t."""
@@ -122,7 +122,7 @@ class HostCapture(Capture):
         if key not in self._plans:
             if len(self._plans) == PLANS_KEPT:
                 del self._plans[next(iter(self._plans))]
-            self._plans[key] = Plan.of(self._names, self._pieces, present)
+            self._plans[key] = Plan.of(self._names, self._pieces, present, self._picked)
         return self._plans[key]
 
     def _take(
@@ -133,10 +133,13 @@ class HostCapture(Capture):
         if self.stats:
             start = KINDS.index(kind) * len(self._all.pieces.table)
             numbers = self._numbers[start : start + len(plan.pieces.table)]
-            take(plan.pieces, tensors, self._dtype, numbers, minus=minus, divisor=divisor, into=into)
+            chosen = None
+            if self._record and self._picked and kind in self._save:
+                chosen = self._values[kind] = np.empty(plan.pieces.n_chosen, self._width)
+            take(plan.pieces, tensors, self._dtype, numbers, minus=minus, divisor=divisor, into=into, chosen=chosen)
         elif into is not None:
             copy(plan.pieces, tensors, into, minus, divisor)
-        if self._record and not self._whole:
+        if self._record and not self._whole and not (self.stats and self._picked):
             self._values |= self._selected(kind, plan, tensors, minus, divisor)
 
     @np.errstate(all="ignore")  # NaN and Inf are data here
@@ -175,10 +178,17 @@ class Plan:
     layout: StatsLayout
 
     @classmethod
-    def of(cls, names: Sequence[str], everything: Pieces, present: NDArray[np.bool_]) -> Plan:
-        """The plan for these; ``everything`` are the pieces of all parameters."""
+    def of(
+        cls,
+        names: Sequence[str],
+        everything: Pieces,
+        present: NDArray[np.bool_],
+        picked: Mapping[int, NDArray[np.int64] | None],
+    ) -> Plan:
+        """The plan for these; ``everything`` are the pieces of all parameters, ``picked`` what is chosen of each."""
         n, there = len(names), np.flatnonzero(present)
-        pieces = Pieces([everything.numels[i] for i in there.tolist()])
+        chosen = {place: picked[i] for place, i in enumerate(there.tolist()) if i in picked}
+        pieces = Pieces([everything.numels[i] for i in there.tolist()], chosen)
         owners = [everything.owner, everything.owner + n, there[pieces.owner] + 2 * n]
         return cls(present, there.tolist(), pieces, StatsLayout(tuple(names), np.concatenate(owners), present))
 

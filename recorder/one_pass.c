@@ -1,13 +1,17 @@
-/* One pass over the values of many tensors, in which they are subtracted, divided, copied and measured.
+/* One pass over the values of many tensors, in which they are subtracted, divided, copied, chosen from and measured.
 
    What is done to a row happens while it is in the first cache: a network's values come out of memory once. one_pass.py
    says what it is for, and does the same in NumPy where this could not be compiled. */
 
+#define _GNU_SOURCE /* RTLD_DEFAULT */
 #ifndef Py_GIL_DISABLED /* which has no limited API */
 #define Py_LIMITED_API 0x030B0000
 #endif
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#ifdef __linux__
+#include <dlfcn.h>
+#endif
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -15,12 +19,18 @@
 #define ROW 1024 /* values; their squares are summed in the values' own precision */
 #define LANES 16 /* sums, extrema and counts side by side, which a compiler makes vectors of */
 #define TINY 1e-12 /* where no float32 is larger, squares lose digits or vanish */
-#define VERSION 1 /* of take's arguments: one_pass.py uses no other one, left over from an earlier installation */
+#define VERSION 2 /* of take's arguments: one_pass.py uses no other one, left over from an earlier installation */
 #define SMALL 32768 /* fewer values are not worth letting go of the interpreter's lock */
 
 enum { AS_IT_IS, MINUS, DIVIDED };
-enum { SQUARES, MIN, MAX, ZEROS, NONFINITE, N_NUMBERS }; /* as in store/stats_rows.py */
-enum { TENSOR, OFFSET, LENGTH, PLACE, N_FIELDS };        /* of a piece, as in one_pass.py */
+enum { SQUARES, MIN, MAX, ZEROS, NONFINITE, N_NUMBERS };                /* as in store/stats_rows.py */
+enum { TENSOR, OFFSET, LENGTH, PLACE, CHOSEN, COUNT, PICKS, N_FIELDS }; /* of a piece, as in one_pass.py */
+
+/* What a call is given beside the tensors; without memory (buf is NULL) where there is none. */
+typedef struct {
+    Py_buffer pieces, minus, into, picks, chosen, numbers;
+    double divisor;
+} Given;
 
 #define VALUE float
 #define NAME(x) float_##x
@@ -44,79 +54,111 @@ static int get_buffer(PyObject *object, Py_buffer *buffer, int flags, Py_ssize_t
 }
 
 /* Whether the pieces lie within the arrays; that they lie within the tensors one_pass.py has seen to. */
-static int fit(const Py_buffer *table, Py_ssize_t first, Py_ssize_t last, void *const *tensors, Py_ssize_t n_tensors,
-               const Py_buffer *minus, const Py_buffer *into, const Py_buffer *numbers, Py_ssize_t width)
+static int fit(const Given *given, Py_ssize_t n_pieces, void *const *tensors, Py_ssize_t n_tensors, Py_ssize_t width)
 {
-    const int64_t *pieces = table->buf;
-    Py_ssize_t n_pieces = table->len / (N_FIELDS * (Py_ssize_t)sizeof(int64_t));
-    int good = first >= 0 && first <= last && last <= n_pieces &&
-               last <= numbers->len / (N_NUMBERS * (Py_ssize_t)sizeof(double));
-    for (Py_ssize_t k = first; good && k < last; k++) {
-        const int64_t *piece = pieces + k * N_FIELDS;
-        int64_t n = piece[LENGTH], place = piece[PLACE];
+    const int32_t *picks = given->picks.buf;
+    Py_ssize_t n_picks = given->picks.len / (Py_ssize_t)sizeof(int32_t);
+    int good = n_pieces <= given->numbers.len / (N_NUMBERS * (Py_ssize_t)sizeof(double));
+    for (Py_ssize_t k = 0; good && k < n_pieces; k++) {
+        const int64_t *piece = (const int64_t *)given->pieces.buf + k * N_FIELDS;
+        int64_t n = piece[LENGTH], place = piece[PLACE], count = piece[COUNT], from = piece[PICKS];
         good = piece[TENSOR] >= 0 && piece[TENSOR] < n_tensors && tensors[piece[TENSOR]] && n >= 0 &&
-               piece[OFFSET] >= 0 && place >= 0 && (!minus->obj || n <= minus->len / width - place) &&
-               (!into->obj || n <= into->len / width - place);
+               piece[OFFSET] >= 0 && place >= 0 && (!given->minus.obj || n <= given->minus.len / width - place) &&
+               (!given->into.obj || n <= given->into.len / width - place);
+        if (good && given->chosen.obj && count) {
+            good = count > 0 && piece[CHOSEN] >= 0 && count <= given->chosen.len / width - piece[CHOSEN] &&
+                   (from < 0 ? count == n : count <= n_picks - from);
+            for (int64_t i = 0; good && from >= 0 && i < count; i++)
+                good = picks[from + i] >= 0 && picks[from + i] < n;
+        }
     }
     if (!good)
         PyErr_SetString(PyExc_ValueError, "the pieces do not fit the tensors and arrays");
     return good;
 }
 
-static void take_pieces(void *const *tensors, const int64_t *pieces, Py_ssize_t first, Py_ssize_t last,
-                        Py_ssize_t width, void *minus, double divisor, void *into, double *numbers)
+typedef struct {
+    void *const *tensors;
+    const Given *given;
+    Py_ssize_t width, n_pieces, next;
+} Job;
+
+static Py_ssize_t next_piece(Job *job)
 {
-    for (Py_ssize_t k = first; k < last; k++) {
-        const int64_t *piece = pieces + k * N_FIELDS;
-        Py_ssize_t place = (Py_ssize_t)piece[PLACE], offset = (Py_ssize_t)piece[OFFSET], n = (Py_ssize_t)piece[LENGTH];
-        if (width == sizeof(float)) {
-            float_values values = {(const float *)tensors[piece[TENSOR]] + offset, minus ? (float *)minus + place : NULL,
-                                   (float)divisor, into ? (float *)into + place : NULL};
-            float_take(values, n, numbers + k * N_NUMBERS);
-        } else {
-            double_values values = {(const double *)tensors[piece[TENSOR]] + offset,
-                                    minus ? (double *)minus + place : NULL, divisor,
-                                    into ? (double *)into + place : NULL};
-            double_take(values, n, numbers + k * N_NUMBERS);
-        }
+#ifdef __GNUC__
+    return __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
+#else
+    return job->next++; /* of one thread */
+#endif
+}
+
+/* Go through pieces that no other thread has taken, until none is left. */
+static void work(void *data)
+{
+    Job *job = data;
+    for (Py_ssize_t k = next_piece(job); k < job->n_pieces; k = next_piece(job)) {
+        const int64_t *piece = (const int64_t *)job->given->pieces.buf + k * N_FIELDS;
+        double *numbers = (double *)job->given->numbers.buf + k * N_NUMBERS;
+        if (job->width == sizeof(float))
+            float_take(float_of(job->given, job->tensors[piece[TENSOR]], piece), piece[LENGTH], numbers);
+        else
+            double_take(double_of(job->given, job->tensors[piece[TENSOR]], piece), piece[LENGTH], numbers);
     }
 }
 
-PyDoc_STRVAR(take_doc, "take(addresses, pieces, first, last, width, minus, divisor, into, numbers): see one_pass.py.");
+/* OpenMP's own way to run something on each of so many threads, where torch has brought OpenMP along (GNU's, or LLVM's,
+   which has it too). Torch's threads spin for a while when they are done, and would hold up any others. */
+static void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
+
+static void share(Job *job, Py_ssize_t n_threads)
+{
+    if (parallel && n_threads > 1)
+        parallel(work, job, (unsigned)n_threads, 0);
+    else
+        work(job);
+}
+
+PyDoc_STRVAR(
+    take_doc,
+    "take(addresses, pieces, width, minus, divisor, into, picks, chosen, numbers, n_threads): see one_pass.py.");
 
 static PyObject *take(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *addresses, *of_pieces, *of_minus, *of_into, *of_numbers, *result = NULL;
-    Py_ssize_t first, last, width, n_tensors, n_values = 0;
-    double divisor;
-    if (!PyArg_ParseTuple(args, "O!OnnnOdOO:take", &PyList_Type, &addresses, &of_pieces, &first, &last, &width,
-                          &of_minus, &divisor, &of_into, &of_numbers))
+    PyObject *addresses, *of_pieces, *of_minus, *of_into, *of_picks, *of_chosen, *of_numbers, *result = NULL;
+    Py_ssize_t width, n_threads, n_tensors, n_values = 0;
+    Given given = {0};
+    if (!PyArg_ParseTuple(args, "O!OnOdOOOOn:take", &PyList_Type, &addresses, &of_pieces, &width, &of_minus,
+                          &given.divisor, &of_into, &of_picks, &of_chosen, &of_numbers, &n_threads))
         return NULL;
     if (width != sizeof(float) && width != sizeof(double))
         return PyErr_Format(PyExc_ValueError, "values of %zd bytes cannot be measured", width);
-    Py_buffer pieces = {0}, minus = {0}, into = {0}, numbers = {0};
     n_tensors = PyList_Size(addresses);
     void **tensors = PyMem_Malloc((size_t)(n_tensors + 1) * sizeof(void *));
     if (!tensors)
         return PyErr_NoMemory();
     for (Py_ssize_t i = 0; i < n_tensors; i++)
         tensors[i] = PyLong_AsVoidPtr(PyList_GetItem(addresses, i));
-    if (!PyErr_Occurred() && get_buffer(of_pieces, &pieces, PyBUF_SIMPLE, sizeof(int64_t)) == 0 &&
-        get_buffer(of_minus, &minus, PyBUF_SIMPLE, width) == 0 &&
-        get_buffer(of_into, &into, PyBUF_WRITABLE, width) == 0 &&
-        get_buffer(of_numbers, &numbers, PyBUF_WRITABLE, sizeof(double)) == 0 &&
-        fit(&pieces, first, last, tensors, n_tensors, &minus, &into, &numbers, width)) {
-        for (Py_ssize_t k = first; k < last; k++)
-            n_values += (Py_ssize_t)((const int64_t *)pieces.buf)[k * N_FIELDS + LENGTH];
-        PyThreadState *state = n_values > SMALL ? PyEval_SaveThread() : NULL;
-        take_pieces(tensors, pieces.buf, first, last, width, minus.buf, divisor, into.buf, numbers.buf);
-        if (state)
-            PyEval_RestoreThread(state);
-        result = Py_NewRef(Py_None);
+    if (!PyErr_Occurred() && get_buffer(of_pieces, &given.pieces, PyBUF_SIMPLE, sizeof(int64_t)) == 0 &&
+        get_buffer(of_minus, &given.minus, PyBUF_SIMPLE, width) == 0 &&
+        get_buffer(of_into, &given.into, PyBUF_WRITABLE, width) == 0 &&
+        get_buffer(of_picks, &given.picks, PyBUF_SIMPLE, sizeof(int32_t)) == 0 &&
+        get_buffer(of_chosen, &given.chosen, PyBUF_WRITABLE, width) == 0 &&
+        get_buffer(of_numbers, &given.numbers, PyBUF_WRITABLE, sizeof(double)) == 0) {
+        Py_ssize_t n_pieces = given.pieces.len / (N_FIELDS * (Py_ssize_t)sizeof(int64_t));
+        if (fit(&given, n_pieces, tensors, n_tensors, width)) {
+            Job job = {tensors, &given, width, n_pieces, 0};
+            for (Py_ssize_t k = 0; k < n_pieces; k++)
+                n_values += (Py_ssize_t)((const int64_t *)given.pieces.buf)[k * N_FIELDS + LENGTH];
+            PyThreadState *state = n_values > SMALL ? PyEval_SaveThread() : NULL;
+            share(&job, n_threads);
+            if (state)
+                PyEval_RestoreThread(state);
+            result = Py_NewRef(Py_None);
+        }
     }
     PyMem_Free(tensors);
-    Py_buffer *taken[] = {&pieces, &minus, &into, &numbers};
-    for (int i = 0; i < 4; i++)
+    Py_buffer *taken[] = {&given.pieces, &given.minus, &given.into, &given.picks, &given.chosen, &given.numbers};
+    for (int i = 0; i < 6; i++)
         if (taken[i]->obj)
             PyBuffer_Release(taken[i]);
     return result;
@@ -128,6 +170,9 @@ static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_one_pass", NULL, 0, method
 
 PyMODINIT_FUNC PyInit__one_pass(void)
 {
+#ifdef __linux__
+    *(void **)&parallel = dlsym(RTLD_DEFAULT, "GOMP_parallel");
+#endif
     PyObject *made = PyModule_Create(&module);
     if (made && PyModule_AddIntConstant(made, "VERSION", VERSION) < 0) {
         Py_DECREF(made);

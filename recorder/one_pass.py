@@ -1,4 +1,4 @@
-"""One pass over a network's values, in which they are subtracted, divided, copied and measured.
+"""One pass over a network's values, in which they are subtracted, divided, copied, chosen from and measured.
 
 Memory is what it costs, so each value is read once: by ``one_pass.c``, or by NumPy, more slowly, where no compiler was
 there when the package was installed.
@@ -6,9 +6,7 @@ there when the package was installed.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +19,7 @@ from trajectory_tools.store.stats_rows import MAX, MIN, NONFINITE, SQUARES, ZERO
 try:
     from trajectory_tools.recorder import _one_pass
 
-    _compiled: Callable[..., None] | None = _one_pass.take if _one_pass.VERSION == 1 else None
+    _compiled: Callable[..., None] | None = _one_pass.take if _one_pass.VERSION == 2 else None
 except ImportError:
     _compiled = None
 
@@ -30,11 +28,16 @@ __all__ = ["Pieces", "flat", "take"]
 PIECE_VALUES = 2**20
 """A larger tensor is measured in pieces, so that threads share it."""
 
+THREAD_VALUES = 2**17
+"""What is worth a thread's while."""
+
 ROW_VALUES = 2**10
 """Squares that are summed in the values' own precision at a time."""
 
 TINY = 1e-12
 """Where no float32 is larger, squares lose digits or vanish: they are summed again as float64."""
+
+NONE = np.empty(0, np.int64)
 
 OTHER_SIZE = "a parameter or its gradient has another size than the parameter had before"
 
@@ -45,28 +48,35 @@ Numbers = NDArray[np.float64]
 class Pieces:
     """Tensors of these sizes, cut into pieces.
 
-    ``table``: (pieces, 4), of each the tensor, where in it it begins, its length, and its place in the flat vector of
-    all; ``owner``: (pieces,), its tensor (an empty one has none); ``runs``: neighbouring pieces, first and last + 1,
-    that are worth a thread's while.
+    ``chosen``: tensor → which of its values are to be taken out, their places in ascending order, or None for all.
+
+    ``table``: (pieces, 7), of each the tensor, where in it it begins, its length, and its place in the flat vector of
+    all; then of its chosen values the place among all that are chosen (``n_chosen``), how many they are, and where in
+    ``picks`` their places in the piece begin (-1: all are). ``owner``: (pieces,), its tensor (an empty one has none).
     """
 
-    def __init__(self, numels: Sequence[int]) -> None:
+    def __init__(self, numels: Sequence[int], chosen: Mapping[int, NDArray[np.int64] | None] | None = None) -> None:
         self.numels = list(numels)
         self.n_values = sum(numels)
-        rows: list[tuple[int, int, int, int]] = []
-        self.runs: list[tuple[int, int]] = []
-        place = first = 0
+        rows: list[tuple[int, ...]] = []
+        picks = [np.empty(0, np.int32)]
+        place = self.n_chosen = n_picks = 0
         for i, numel in enumerate(numels):
+            places = (chosen or {}).get(i, NONE)
             for offset in range(0, numel, PIECE_VALUES):
                 length = min(PIECE_VALUES, numel - offset)
-                rows.append((i, offset, length, place))
+                if places is None:
+                    of_chosen = self.n_chosen, length, -1
+                else:
+                    here = places[slice(*np.searchsorted(places, (offset, offset + length)))] - offset
+                    of_chosen = self.n_chosen, len(here), n_picks
+                    picks.append(here.astype(np.int32))
+                    n_picks += len(here)
+                rows.append((i, offset, length, place, *of_chosen))
+                self.n_chosen += of_chosen[1]
                 place += length
-                if place - rows[first][3] >= PIECE_VALUES:
-                    self.runs.append((first, len(rows)))
-                    first = len(rows)
-        if first < len(rows):
-            self.runs.append((first, len(rows)))
-        self.table = np.array(rows, np.int64).reshape(-1, 4)
+        self.table = np.array(rows, np.int64).reshape(-1, 7)
+        self.picks = np.concatenate(picks)
         self.owner = self.table[:, 0].astype(np.intp)
 
     def are_plain(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> bool:
@@ -87,27 +97,23 @@ def take(
     minus: Floats | None = None,
     divisor: float = 1.0,
     into: Floats | None = None,
+    chosen: Floats | None = None,
 ) -> None:
     """Write the numbers of each piece, see ``stats_rows``, into ``numbers``: (pieces, 5).
 
     They are those of the tensors' values, as ``dtype`` (float32 or float64), less ``minus``, or over ``divisor``;
-    ``into`` receives these values. ``minus`` and ``into`` are flat, of all tensors. Squares are summed in this
-    precision (the compiled way: at most 64 in a row): for float32 the relative error of a norm is below 2e-6.
+    ``into`` receives these values, and ``chosen`` those of them that the pieces choose. ``minus`` and ``into`` are
+    flat, of all tensors. Squares are summed in this precision (the compiled way: at most 64 in a row): for float32 the
+    relative error of a norm is below 2e-6.
     ``ValueError`` where the tensors have other sizes than the pieces.
     """
     if _compiled is None or not pieces.are_plain(tensors, dtype):
-        _take_one_by_one(pieces, tensors, dtype, numbers, minus=minus, divisor=divisor, into=into)
+        _take_one_by_one(pieces, tensors, dtype, numbers, minus=minus, divisor=divisor, into=into, chosen=chosen)
         return
-    compiled, addresses = _compiled, [tensor.data_ptr() for tensor in tensors]
-
-    def go_through(first: int, last: int) -> None:
-        compiled(addresses, pieces.table, first, last, dtype.itemsize, minus, divisor, into, numbers)
-
-    n_threads = min(torch.get_num_threads(), len(pieces.runs) // 2)
-    if n_threads < 2:
-        go_through(0, len(pieces.table))
-    else:
-        _share(go_through, pieces.runs, n_threads, tensors)
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    n_threads = min(torch.get_num_threads(), pieces.n_values // THREAD_VALUES)
+    of_chosen = (pieces.picks, chosen)
+    _compiled(addresses, pieces.table, dtype.itemsize, minus, divisor, into, *of_chosen, numbers, n_threads)
 
 
 def is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
@@ -137,28 +143,6 @@ def flat(tensor: Tensor, numel: int, dtype: torch.dtype) -> Floats:
     return values
 
 
-def _share(
-    go_through: Callable[[int, int], None], runs: Sequence[tuple[int, int]], n_threads: int, alive: Sequence[Tensor]
-) -> None:
-    """Go through all runs on so many threads; ``alive`` is what they read."""
-    # Each takes the next run when it is done with one: torch's threads, which spin while they wait, hold others up.
-    left = deque(runs)
-
-    def work(_: Sequence[Tensor] = alive) -> None:
-        while left:
-            try:
-                run = left.popleft()
-            except IndexError:  # another thread was faster
-                return
-            go_through(*run)
-
-    with ThreadPoolExecutor(n_threads - 1, "trajectory-pass") as pool:
-        others = [pool.submit(work) for _ in range(n_threads - 1)]
-        work()
-        for other in others:
-            other.result()
-
-
 @np.errstate(all="ignore")  # NaN and Inf are data here
 def _take_one_by_one(
     pieces: Pieces,
@@ -169,18 +153,20 @@ def _take_one_by_one(
     minus: Floats | None,
     divisor: float,
     into: Floats | None,
+    chosen: Floats | None,
 ) -> None:
     """The same where a tensor's values have to be copied first, or nothing is compiled."""
     last = -1
     values: Floats = np.empty(0)
-    for (i, offset, length, place), out in zip(pieces.table.tolist(), numbers, strict=True):
+    for row, out in zip(pieces.table.tolist(), numbers, strict=True):
+        i, offset, length, place, first, count, start = row
         if i != last:
             last, values = i, flat(tensors[i], pieces.numels[i], dtype)
         part, here = values[offset : offset + length], slice(place, place + length)
         old, to = None if minus is None else minus[here], None if into is None else into[here]
         if _compiled is not None:
-            table = np.array([[0, 0, length, 0]])
-            _compiled([part.ctypes.data], table, 0, 1, dtype.itemsize, old, divisor, to, out)
+            alone, address = np.array([[0, 0, length, 0, first, count, start]]), [part.ctypes.data]
+            _compiled(address, alone, dtype.itemsize, old, divisor, to, pieces.picks, chosen, out, 1)
             continue
         if old is not None:
             part = part - old
@@ -188,6 +174,8 @@ def _take_one_by_one(
             part = part / part.dtype.type(divisor)
         if to is not None:
             to[:] = part
+        if chosen is not None:
+            chosen[first : first + count] = part if start < 0 else part[pieces.picks[start : start + count]]
         out[:] = _numbers(part)
 
 

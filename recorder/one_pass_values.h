@@ -1,11 +1,29 @@
 /* The part of one_pass.c that depends on the type of the values: included once for each, with VALUE and NAME(x). */
 
-/* n values, where they are; what is subtracted from them, or what they are divided by; and where they go. */
+/* n values, where they are; what is subtracted from them, or what they are divided by; and where they go: all of them,
+   and ``count`` chosen ones, those at ``picks``, in ascending order, or all where this is NULL. */
 typedef struct {
     const VALUE *source, *minus;
     VALUE divisor;
-    VALUE *into;
+    VALUE *into, *chosen;
+    const int32_t *picks;
+    int64_t count;
 } NAME(values);
+
+static NAME(values) NAME(of)(const Given *given, const void *tensor, const int64_t *piece)
+{
+    NAME(values) values = {(const VALUE *)tensor + piece[OFFSET], NULL, (VALUE)given->divisor, NULL, NULL, NULL, 0};
+    if (given->minus.buf)
+        values.minus = (const VALUE *)given->minus.buf + piece[PLACE];
+    if (given->into.buf)
+        values.into = (VALUE *)given->into.buf + piece[PLACE];
+    if (given->chosen.buf && piece[COUNT]) {
+        values.chosen = (VALUE *)given->chosen.buf + piece[CHOSEN];
+        values.picks = piece[PICKS] < 0 ? NULL : (const int32_t *)given->picks.buf + piece[PICKS];
+        values.count = piece[COUNT];
+    }
+    return values;
+}
 
 typedef struct {
     double squares;
@@ -78,6 +96,19 @@ static void NAME(add_carefully)(NAME(found) *found, const NAME(values) *values, 
     }
 }
 
+/* Copy those of the values start ... stop - 1 that are chosen; ``done`` of the chosen ones came before them. */
+static int64_t NAME(choose)(
+    const NAME(values) *values, int64_t done, Py_ssize_t start, Py_ssize_t stop, int how)
+{
+    if (!values->picks)
+        for (Py_ssize_t i = start; i < stop; i++)
+            values->chosen[i] = NAME(value)(values, i, how);
+    else
+        for (; done < values->count && values->picks[done] < stop; done++)
+            values->chosen[done] = NAME(value)(values, values->picks[done], how);
+    return done;
+}
+
 #define CASE(HOW, STORE)                                                                                               \
     case 2 * (HOW) + (STORE):                                                                                          \
         NAME(add)(found, values, start, stop, HOW, STORE);                                                             \
@@ -85,6 +116,7 @@ static void NAME(add_carefully)(NAME(found) *found, const NAME(values) *values, 
 
 static void NAME(add_all)(NAME(found) *found, const NAME(values) *values, Py_ssize_t n, int how)
 {
+    int64_t done = 0;
     for (Py_ssize_t start = 0; start < n; start += ROW) {
         Py_ssize_t stop = start + ROW < n ? start + ROW : n;
         switch (2 * how + (values->into != NULL)) {
@@ -95,6 +127,8 @@ static void NAME(add_all)(NAME(found) *found, const NAME(values) *values, Py_ssi
             CASE(DIVIDED, 0)
             CASE(DIVIDED, 1)
         }
+        if (values->chosen)
+            done = NAME(choose)(values, done, start, stop, how);
     }
 }
 

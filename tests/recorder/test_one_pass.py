@@ -43,8 +43,8 @@ def naive(values):
     return found
 
 
-def taken(arrays, **given):
-    pieces = Pieces([array.size for array in arrays])
+def taken(arrays, picked=None, **given):
+    pieces = Pieces([array.size for array in arrays], picked)
     numbers = np.full((len(pieces.table), 5), -7.0)
     tensors = [torch.from_numpy(array) for array in arrays]
     take(pieces, tensors, tensors[0].dtype, numbers, **given)
@@ -62,9 +62,10 @@ odd_values = st.sampled_from([np.nan, np.inf, -np.inf, 1e-30, 1e-42, 1e19, -0.0,
     odd=st.lists(odd_values, max_size=2),
     how=st.sampled_from(["as they are", "minus", "divided"]),
     store=st.booleans(),
+    choose=st.sampled_from([0, 0.02, 1]),
 )
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_numbers_are_those_of_plain_float64(way, *, sizes, seed, dtype, odd, how, store):
+def test_the_numbers_are_those_of_plain_float64(way, *, sizes, seed, dtype, odd, how, store, choose):
     rng = np.random.default_rng(seed)
     arrays = [(rng.standard_normal(n) * (rng.random(n) < 0.8)).astype(dtype) for n in sizes]
     for array in arrays:
@@ -76,13 +77,20 @@ def test_the_numbers_are_those_of_plain_float64(way, *, sizes, seed, dtype, odd,
         minus = (flat * rng.choice([0, 0.5, 1], flat.size)).astype(dtype) if how == "minus" else None
         expected = flat - minus if how == "minus" else flat / dtype(3) if how == "divided" else flat
     into = np.full_like(flat, 5) if store else None
-    pieces, numbers = taken(arrays, minus=minus, divisor=3.0 if how == "divided" else 1.0, into=into)
+    picked = {i: np.flatnonzero(rng.random(n) < choose) for i, n in enumerate(sizes) if rng.random() < 0.7}
+    picked |= {i: None for i in picked if rng.random() < 0.2}
+    chosen = np.full(sum(sizes[i] if places is None else len(places) for i, places in picked.items()), 5, dtype)
+    options = {"minus": minus, "divisor": 3.0 if how == "divided" else 1.0, "into": into, "chosen": chosen}
+    pieces, numbers = taken(arrays, picked, **options)
     assert pieces.owner.tolist() == [i for i, n in enumerate(sizes) if n]
     if store:
         np.testing.assert_array_equal(into, expected)
     for array, old in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(array, old)
     ends = np.cumsum([0, *sizes])
+    values = {i: expected[ends[i] : ends[i + 1]] for i in sorted(picked)}
+    right = [v if picked[i] is None else v[picked[i]] for i, v in values.items()]
+    np.testing.assert_array_equal(chosen, np.concatenate([np.empty(0, dtype), *right]))
     for i, found in zip(pieces.owner, numbers, strict=True):
         right = naive(expected[ends[i] : ends[i + 1]])
         np.testing.assert_allclose(found[SQUARES], right[SQUARES], rtol=4e-6)
@@ -95,16 +103,19 @@ def test_large_tensors_are_shared_by_threads(way, threads):
     sizes = [3 * PIECE_VALUES + 5, 10, PIECE_VALUES, 2 * PIECE_VALUES + 1]
     arrays = [rng.standard_normal(n).astype(np.float32) for n in sizes]
     minus, into = np.ones(sum(sizes), np.float32), np.empty(sum(sizes), np.float32)
+    places = np.flatnonzero(rng.random(sizes[0]) < 0.001)
+    chosen = np.empty(len(places) + sizes[3], np.float32)
     used = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        pieces, numbers = taken(arrays, minus=minus, into=into)
+        pieces, numbers = taken(arrays, {0: places, 3: None}, minus=minus, into=into, chosen=chosen)
     finally:
         torch.set_num_threads(used)
     expected = np.concatenate(arrays) - 1
     np.testing.assert_array_equal(into, expected)
+    np.testing.assert_array_equal(chosen, np.concatenate([expected[places], expected[-sizes[3] :]]))
     assert pieces.owner.tolist() == [0] * 4 + [1, 2] + [3] * 3
-    for (_, _, length, place), found in zip(pieces.table.tolist(), numbers, strict=True):
+    for (_, _, length, place, *_), found in zip(pieces.table.tolist(), numbers, strict=True):
         np.testing.assert_allclose(found, naive(expected[place : place + length]), rtol=4e-6)
 
 
@@ -128,14 +139,21 @@ def test_a_tensor_of_another_size_is_refused(way):
         {"minus": np.zeros(5)},
         {"into": np.zeros(4, np.float32)},
         {"into": np.zeros(5)},
+        {"picks": np.array([0, 3], np.int32)},
+        {"picks": np.array([0, -1], np.int32)},
+        {"picks": np.array([0], np.int32)},
+        {"picks": np.array([0, 2])},
+        {"chosen": np.zeros(3, np.float32)},
+        {"chosen": np.zeros(4)},
         {"numbers": np.zeros((1, 5))},
         {"numbers": None},
-        {"last": 3, "numbers": np.zeros((3, 5))},
-        {"first": -1},
-        {"pieces": np.array([[1, 0, 2, 0], [2, 0, 3, 2]])},
-        {"pieces": np.array([[0, -1, 2, 0], [1, 0, 3, 2]])},
-        {"pieces": np.array([[0, 0, -2, 0], [1, 0, 3, 2]])},
-        {"pieces": np.array([[0, 0, 2, 2**62], [1, 0, 3, 2]]), "into": np.zeros(5, np.float32)},
+        {"pieces": np.array([[1, 0, 2, 0, 0, 0, 0], [2, 0, 3, 2, 0, 0, 0]])},
+        {"pieces": np.array([[0, -1, 2, 0, 0, 0, 0], [1, 0, 3, 2, 0, 0, 0]])},
+        {"pieces": np.array([[0, 0, -2, 0, 0, 0, 0], [1, 0, 3, 2, 0, 0, 0]])},
+        {"pieces": np.array([[0, 0, 2, 2**62, 0, 0, 0], [1, 0, 3, 2, 0, 0, 0]]), "into": np.zeros(5, np.float32)},
+        {"pieces": np.array([[0, 0, 2, 0, 0, 1, -1], [1, 0, 3, 2, 0, 0, 0]])},
+        {"pieces": np.array([[0, 0, 2, 0, -1, 1, 0], [1, 0, 3, 2, 0, 0, 0]])},
+        {"pieces": np.array([[0, 0, 2, 0, 0, -1, 0], [1, 0, 3, 2, 0, 0, 0]])},
         {"addresses": [0, 0]},
         {"width": 2},
     ],
@@ -143,16 +161,18 @@ def test_a_tensor_of_another_size_is_refused(way):
 )
 def test_what_does_not_fit_is_refused_before_memory_is_touched(wrong):
     tensors = [torch.zeros(2), torch.zeros(3)]
+    pieces = Pieces([2, 3], {0: None, 1: np.array([0, 2])})
     given = {
         "addresses": [tensor.data_ptr() for tensor in tensors],
-        "pieces": Pieces([2, 3]).table,
-        "first": 0,
-        "last": 2,
+        "pieces": pieces.table,
         "width": 4,
         "minus": None,
         "divisor": 1.0,
         "into": None,
+        "picks": pieces.picks,
+        "chosen": np.zeros(4, np.float32),
         "numbers": np.zeros((2, 5)),
+        "n_threads": 1,
     }
     one_pass._compiled(*given.values())
     with pytest.raises(ValueError, match=r"do not fit|cannot be measured"):
