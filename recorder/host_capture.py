@@ -198,7 +198,7 @@ class Plan:
 def copy(pieces: Pieces, tensors: Sequence[Tensor], into: Floats, minus: Floats | None, divisor: float) -> None:
     """Copy all values, put together, less ``minus``, or over ``divisor``; exact, as ``into`` is as wide."""
     out = torch.from_numpy(into)
-    if tensors and pieces.are_plain(tensors, out.dtype):
+    if tensors and pieces.addresses(tensors, out.dtype) is not None:
         torch.cat([tensor.view(-1) for tensor in tensors], out=out)
     else:
         stop = 0

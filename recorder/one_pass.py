@@ -79,13 +79,19 @@ class Pieces:
         self.picks = np.concatenate(picks)
         self.owner = self.table[:, 0].astype(np.intp)
 
-    def are_plain(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> bool:
-        """Whether all are; ``ValueError`` where they are, and have other sizes than these."""
-        if not all(is_plain(tensor, dtype) for tensor in tensors):
-            return False
+    def addresses(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> list[int] | None:
+        """Where the values of each are, or None where the memory of one does not hold them.
+
+        ``ValueError`` where it does, and one has another size than these.
+        """
+        found = []
+        for tensor in tensors:
+            if not is_plain(tensor, dtype):
+                return None
+            found.append(tensor.data_ptr())
         if [tensor.numel() for tensor in tensors] != self.numels:
             raise ValueError(OTHER_SIZE)
-        return True
+        return found
 
 
 def take(
@@ -107,10 +113,10 @@ def take(
     relative error of a norm is below 2e-6.
     ``ValueError`` where the tensors have other sizes than the pieces.
     """
-    if _compiled is None or not pieces.are_plain(tensors, dtype):
+    addresses = None if _compiled is None else pieces.addresses(tensors, dtype)
+    if _compiled is None or addresses is None:
         _take_one_by_one(pieces, tensors, dtype, numbers, minus=minus, divisor=divisor, into=into, chosen=chosen)
         return
-    addresses = [tensor.data_ptr() for tensor in tensors]
     n_threads = min(torch.get_num_threads(), pieces.n_values // THREAD_VALUES)
     of_chosen = (pieces.picks, chosen)
     _compiled(addresses, pieces.table, dtype.itemsize, minus, divisor, into, *of_chosen, numbers, n_threads)

@@ -75,10 +75,12 @@ class ScalarLog:
             self._current = None
 
     def _send(self, *, wait: bool) -> None:
-        while self._complete_rows and (wait or all(_arrived(value) for value in self._complete_rows[0].values())):
-            self._put(
-                {name: float(v) if isinstance(v, Pending) else v for name, v in self._complete_rows.popleft().items()}
-            )
+        while self._complete_rows:
+            pending = {name: v for name, v in self._complete_rows[0].items() if isinstance(v, Pending)}
+            if not wait and not all(value.arrived() for value in pending.values()):
+                return
+            numbers = {name: float(value) for name, value in pending.items()}
+            self._put(self._complete_rows.popleft() | numbers)
 
 
 class Pending:
@@ -99,17 +101,14 @@ class Pending:
         return self._host.item()
 
 
-def _arrived(value: object) -> bool:
-    return not isinstance(value, Pending) or value.arrived()
-
-
 def as_number(name: str, value: Any) -> float | Pending:
     """The value as a number, which may still be on its way; ``BadArgument`` where it is none."""
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise BadArgument(f"cannot log {name!r}: a scalar is needed, found a tensor of shape {tuple(value.shape)}")
-        value = value.detach().reshape(())
-        return Pending(value) if value.device.type == "cuda" else float(value)
+        if value.device.type == "cuda":
+            return Pending(value.detach().reshape(()))
+        value = value.item()
     try:
         return float(value)
     except (TypeError, ValueError) as error:
