@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from trajectory_tools.errors import BadArgument
 from trajectory_tools.recorder.names import Named
+from trajectory_tools.recorder.one_pass import is_compiled
 from trajectory_tools.recorder.ranks import local, shard_of
 
 __all__ = [
@@ -147,6 +148,7 @@ def describe_environment(tensors: Sequence[Tensor]) -> dict[str, Any]:
         "platform": platform.platform(),
         "devices": [torch.cuda.get_device_name(d) if d.startswith("cuda") else d for d in devices],
         "threads": torch.get_num_threads(),
+        "compiled": is_compiled(),
         "git_commit": git_commit(),
     }
 

@@ -23,7 +23,7 @@ try:
 except ImportError:
     _compiled = None
 
-__all__ = ["Pieces", "flat", "take"]
+__all__ = ["Pieces", "flat", "is_compiled", "take"]
 
 PIECE_VALUES = 2**20
 """A larger tensor is measured in pieces, so that threads share it."""
@@ -92,6 +92,11 @@ class Pieces:
         if [tensor.numel() for tensor in tensors] != self.numels:
             raise ValueError(OTHER_SIZE)
         return found
+
+
+def is_compiled() -> bool:
+    """Whether values on the host are measured by ``one_pass.c``, and not, more slowly, by NumPy."""
+    return _compiled is not None
 
 
 def take(

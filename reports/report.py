@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trajectory_tools.metrics import Metric, analyze
-from trajectory_tools.metrics.labels import told_apart
+from trajectory_tools.metrics.labels import compared_under, told_apart
 from trajectory_tools.reports.cautions import cautions
 from trajectory_tools.reports.described import RUN_COLUMNS, Provenance, describe
 from trajectory_tools.reports.output import new_file
@@ -83,10 +83,10 @@ def _problems(
     runs: Sequence[Run], style: RunStyle, metrics: Sequence[str | Metric[Any, Any]] | None, saved: bool
 ) -> Iterator[ProblemPart]:
     analyses = analyze(runs, metrics, saved=saved)
-    labels = told_apart(runs)
+    labels, problems = told_apart(runs), compared_under(runs)
     by_problem: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
-        by_problem.setdefault(run.problem, {}).setdefault(labels[run.name], []).append(run)
+        by_problem.setdefault(problems[run.name], {}).setdefault(labels[run.name], []).append(run)
     for number, (problem, by_label) in enumerate(by_problem.items(), 1):
         key = f"problem-{number}"
         own = {

@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_refused_before_memory_is_touched(wrong):
 
 @pytest.mark.skipif(not (shutil.which("cc") and HEADERS.exists()), reason="there is no compiler")
 def test_it_is_compiled_where_there_is_a_compiler():
-    assert one_pass._compiled is not None
+    assert one_pass.is_compiled()
 
 
 class TwoHalves(torch.Tensor):
@@ -300,7 +300,9 @@ def test_without_a_compiler_a_run_has_the_same_numbers(tmp_path):
         "    w.grad = torch.ones(6); opt.step()\n"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "run"], check=True)
-    (row,) = open_run(tmp_path / "run").stats().to_dict("records")
+    run = open_run(tmp_path / "run")
+    assert run.metadata["environment"]["compiled"] is False
+    (row,) = run.stats().to_dict("records")
     assert row["param_norm"] == pytest.approx(55**0.5, rel=1e-6)
     assert (row["param_min"], row["param_max"], row["param_zeros"]) == (0.0, 5.0, 1)
     assert (row["update_min"], row["grad_max"], row["update_nonfinite"]) == (-1.0, 1.0, 0)

@@ -18,7 +18,7 @@ from trajectory_tools.errors import BadArgument, MissingData, OutputExists, Traj
 from trajectory_tools.metrics import registry
 from trajectory_tools.metrics.base import Metric
 from trajectory_tools.metrics.frames import Series, tidy
-from trajectory_tools.metrics.labels import told_apart
+from trajectory_tools.metrics.labels import compared_under, told_apart
 from trajectory_tools.recorder import Recorder
 from trajectory_tools.reports import sections
 
@@ -249,6 +249,31 @@ def test_runs_of_different_experiments_are_told_apart(tmp_path, read):
     labels = list(told_apart(runs).values())
     assert labels[0] == labels[1] == f"run (Adam, 6 values, {runs[0].name})"
     assert labels[2] == f"run (Adam, 6 values, {runs[2].name})"
+
+
+def test_optimizers_that_train_different_parts_of_one_program_are_no_rivals(tmp_path):
+    def record(folder, sizes):
+        for i, size in enumerate(sizes):
+            model = torch.nn.Linear(size, 1)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            with Recorder(
+                folder / f"optimizer-{i}", model, optimizer, info={"problem": {"title": "train.py"}}
+            ) as recorder:
+                loss = model(torch.ones(2, size)).square().mean()
+                loss.backward()
+                optimizer.step()
+                recorder.log(loss=loss)
+
+    record(tmp_path / "gan", [2, 3])
+    record(tmp_path / "again", [2, 3])
+    record(tmp_path / "sweep", [4, 4])
+    runs = tt.find_runs([tmp_path / "gan", tmp_path / "again", tmp_path / "sweep"])
+    one, other, whole = "train.py, optimizer-0", "train.py, optimizer-1", "train.py"
+    assert list(compared_under(runs).values()) == [one, other, one, other, whole, whole]
+    html = tt.write_report(runs, tmp_path / "r.html", metrics=["loss"]).read_text(encoding="utf-8")
+    headings = re.findall(r'<h2 id="problem-\d+">([^<]*)</h2>', html)
+    assert headings == [one, other, whole]
+    assert list(compared_under(runs[:1]).values()) == [whole]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from trajectory_tools.metrics.compute import Analysis
 from trajectory_tools.metrics.histogram import WHOLE
-from trajectory_tools.metrics.labels import told_apart
+from trajectory_tools.metrics.labels import compared_under, told_apart
 from trajectory_tools.metrics.verdict import verdicts
 from trajectory_tools.run import Run
 
@@ -34,11 +34,11 @@ def summarize(runs: Sequence[Run], analyses: Mapping[str, Analysis]) -> pd.DataF
 
     Where several batch sizes were probed, these hold for the largest.
     """
-    labels = told_apart(runs)
+    labels, problems = told_apart(runs), compared_under(runs)
     table = pd.DataFrame(
         {
             "run": [run.name for run in runs],
-            "problem": [run.problem for run in runs],
+            "problem": [problems[run.name] for run in runs],
             "label": [labels[run.name] for run in runs],
             "steps": [run.n_steps for run in runs],
         }
