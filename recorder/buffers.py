@@ -32,3 +32,7 @@ class Buffers:
         # Another thread only ever appends: what is there now, stays.
         given = free.pop() if free else np.empty(n_values, dtype)
         return given, lambda: free.append(given)
+
+    def forget(self) -> None:
+        """Let go of all of them, and of those that are not given back yet as soon as they are."""
+        self._free.clear()

@@ -124,6 +124,9 @@ class Capture:
         self.gradients(given=[None] * len(self.tensors))
         return self.after(step)
 
+    def release(self) -> None:
+        """Let go of the memory that is kept for the steps to come."""
+
     def _present_rows(self, columns: Collection[str]) -> dict[str, NDArray[np.bool_]]:
         """Whose gradient there is, among the recorded parameters."""
         return {} if self._present is None or "grad" not in columns else {"grad": self._present[self._recorded]}

@@ -67,6 +67,11 @@ class Captures:
         """Put these tensors in place of those that have their names."""
         self.whole.tensors = [tensors[parameter["name"]] for parameter in self.parameters]
 
+    def release(self) -> None:
+        """Let go of the memory that is kept for the steps to come: whoever recorded may be there for long."""
+        for capture in (self.whole, *self.each):
+            capture.release()
+
     def _take(self, named: Sequence[Named]) -> None:
         self.whole = self._capture(named)
         self.each = [self.whole]

@@ -58,8 +58,9 @@ class FlatSpace:
         names = (each.name for each in named)
         self.layout = RowLayout.of(dict(zip(names, self.numels, strict=True)), str(self.dtype).removeprefix("torch."))
         self.device = self.tensors[0].device if self.tensors else torch.device("cpu")
-        kinds = {(type(tensor) in PLAIN, tensor.dtype, tensor.device) for tensor in self.tensors}
-        self._plain = kinds == {(True, self.dtype, self.device)}
+        kinds = {(type(tensor) in PLAIN, tensor.layout, tensor.dtype, tensor.device) for tensor in self.tensors}
+        # Gradients are then like them, says torch, but for the layout.
+        self._plain = kinds == {(True, torch.strided, self.dtype, self.device)}
         self.sparse: dict[int, int] = {}
         """Parameter → how many of its dimensions are sparse in a gradient; its mean is to be like that, too."""
         self._buffers = buffers

@@ -60,7 +60,8 @@ class HostCapture(Capture):
                 count = self.counts[names[i]]
                 sampled = count < numels[i]
                 self._picked[i] = sampled_coordinates(chosen.seed, names[i], numels[i], count) if sampled else None
-        self._pieces = Pieces(self._numels)
+        self._chosen_in_pass = stats and bool(self._picked)
+        self._pieces = Pieces(self._numels, self._picked if stats else None)
         self._all = self._now = self._plan(np.ones(len(self.tensors), bool))
 
     def before(self, record: bool = True) -> None:
@@ -114,7 +115,12 @@ class HostCapture(Capture):
             rows = StepRows(step, self.layout, values, self._present_rows(values), None, *held)
         if not in_buffer:
             self._release()
+        del self._rows, self._buffer, self._release, self._values
         return Captured(rows, stats)
+
+    def release(self) -> None:
+        """Let go of the memory that is kept for the steps to come."""
+        self._buffers.forget()
 
     def _plan(self, present: NDArray[np.bool_]) -> Plan:
         """How the gradients are gone through when these parameters have one."""
@@ -122,7 +128,7 @@ class HostCapture(Capture):
         if key not in self._plans:
             if len(self._plans) == PLANS_KEPT:
                 del self._plans[next(iter(self._plans))]
-            self._plans[key] = Plan.of(self._names, self._pieces, present, self._picked)
+            self._plans[key] = Plan.of(self._names, self._pieces, present)
         return self._plans[key]
 
     def _take(
@@ -134,12 +140,12 @@ class HostCapture(Capture):
             start = KINDS.index(kind) * len(self._all.pieces.table)
             numbers = self._numbers[start : start + len(plan.pieces.table)]
             chosen = None
-            if self._record and self._picked and kind in self._save:
+            if self._record and self._chosen_in_pass and kind in self._save:
                 chosen = self._values[kind] = np.empty(plan.pieces.n_chosen, self._width)
             take(plan.pieces, tensors, self._dtype, numbers, minus=minus, divisor=divisor, into=into, chosen=chosen)
         elif into is not None:
             copy(plan.pieces, tensors, into, minus, divisor)
-        if self._record and not self._whole and not (self.stats and self._picked):
+        if self._record and not self._whole and not self._chosen_in_pass:
             self._values |= self._selected(kind, plan, tensors, minus, divisor)
 
     @np.errstate(all="ignore")  # NaN and Inf are data here
@@ -178,17 +184,10 @@ class Plan:
     layout: StatsLayout
 
     @classmethod
-    def of(
-        cls,
-        names: Sequence[str],
-        everything: Pieces,
-        present: NDArray[np.bool_],
-        picked: Mapping[int, NDArray[np.int64] | None],
-    ) -> Plan:
-        """The plan for these; ``everything`` are the pieces of all parameters, ``picked`` what is chosen of each."""
+    def of(cls, names: Sequence[str], everything: Pieces, present: NDArray[np.bool_]) -> Plan:
+        """The plan for these; ``everything`` are the pieces of all parameters."""
         n, there = len(names), np.flatnonzero(present)
-        chosen = {place: picked[i] for place, i in enumerate(there.tolist()) if i in picked}
-        pieces = Pieces([everything.numels[i] for i in there.tolist()], chosen)
+        pieces = everything.only(there.tolist())
         owners = [everything.owner, everything.owner + n, there[pieces.owner] + 2 * n]
         return cls(present, there.tolist(), pieces, StatsLayout(tuple(names), np.concatenate(owners), present))
 

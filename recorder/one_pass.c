@@ -3,13 +3,13 @@
    What is done to a row happens while it is in the first cache: a network's values come out of memory once. one_pass.py
    says what it is for, and does the same in NumPy where this could not be compiled. */
 
-#define _GNU_SOURCE /* RTLD_DEFAULT */
+#include <pyconfig.h>
 #ifndef Py_GIL_DISABLED /* which has no limited API */
 #define Py_LIMITED_API 0x030B0000
 #endif
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#ifdef __linux__
+#ifndef _WIN32
 #include <dlfcn.h>
 #endif
 #include <math.h>
@@ -106,8 +106,9 @@ static void work(void *data)
     }
 }
 
-/* OpenMP's own way to run something on each of so many threads, where torch has brought OpenMP along (GNU's, or LLVM's,
-   which has it too). Torch's threads spin for a while when they are done, and would hold up any others. */
+/* OpenMP's own way to run something on each of so many threads, where torch has brought OpenMP along (GNU's, or LLVM's
+   where that has it too): on torch's own threads, which spin for a while when they are done, and would hold up others.
+   Elsewhere one thread goes through everything. */
 static void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
 
 static void share(Job *job, Py_ssize_t n_threads)
@@ -170,7 +171,7 @@ static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_one_pass", NULL, 0, method
 
 PyMODINIT_FUNC PyInit__one_pass(void)
 {
-#ifdef __linux__
+#ifndef _WIN32
     *(void **)&parallel = dlsym(RTLD_DEFAULT, "GOMP_parallel");
 #endif
     PyObject *made = PyModule_Create(&module);

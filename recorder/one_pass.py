@@ -6,7 +6,9 @@ there when the package was installed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -25,11 +27,14 @@ except ImportError:
 
 __all__ = ["Pieces", "flat", "is_compiled", "take"]
 
-PIECE_VALUES = 2**20
+PIECE_VALUES = 2**18
 """A larger tensor is measured in pieces, so that threads share it."""
 
-THREAD_VALUES = 2**17
-"""What is worth a thread's while."""
+SHARED_VALUES = 2**18
+"""What is worth more than one thread."""
+
+PROCESS = os.getpid()
+"""In a child that was forked OpenMP may wait for threads that only its parent has."""
 
 ROW_VALUES = 2**10
 """Squares that are summed in the values' own precision at a time."""
@@ -37,7 +42,7 @@ ROW_VALUES = 2**10
 TINY = 1e-12
 """Where no float32 is larger, squares lose digits or vanish: they are summed again as float64."""
 
-NONE = np.empty(0, np.int64)
+NOTHING = np.empty(0, np.int64)
 
 OTHER_SIZE = "a parameter or its gradient has another size than the parameter had before"
 
@@ -62,22 +67,33 @@ class Pieces:
         picks = [np.empty(0, np.int32)]
         place = self.n_chosen = n_picks = 0
         for i, numel in enumerate(numels):
-            places = (chosen or {}).get(i, NONE)
+            places = (chosen or {}).get(i, NOTHING)
             for offset in range(0, numel, PIECE_VALUES):
                 length = min(PIECE_VALUES, numel - offset)
-                if places is None:
-                    of_chosen = self.n_chosen, length, -1
-                else:
+                count, from_pick = length, -1
+                if places is not None:
                     here = places[slice(*np.searchsorted(places, (offset, offset + length)))] - offset
-                    of_chosen = self.n_chosen, len(here), n_picks
                     picks.append(here.astype(np.int32))
-                    n_picks += len(here)
-                rows.append((i, offset, length, place, *of_chosen))
-                self.n_chosen += of_chosen[1]
+                    count, from_pick = len(here), n_picks
+                    n_picks += count
+                rows.append((i, offset, length, place, self.n_chosen, count, from_pick))
+                self.n_chosen += count
                 place += length
         self.table = np.array(rows, np.int64).reshape(-1, 7)
         self.picks = np.concatenate(picks)
         self.owner = self.table[:, 0].astype(np.intp)
+
+    def only(self, tensors: Sequence[int]) -> Pieces:
+        """The pieces of these tensors alone, in ascending order."""
+        some = copy(self)
+        some.numels = [self.numels[i] for i in tensors]
+        some.n_values = sum(some.numels)
+        some.table = self.table[np.isin(self.owner, tensors)]
+        some.table[:, 0] = some.owner = np.searchsorted(tensors, some.table[:, 0])
+        for first, size in ((3, 2), (4, 5)):
+            some.table[:, first] = np.cumsum(some.table[:, size]) - some.table[:, size]
+        some.n_chosen = int(some.table[:, 5].sum())
+        return some
 
     def addresses(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> list[int] | None:
         """Where the values of each are, or None where the memory of one does not hold them.
@@ -113,18 +129,20 @@ def take(
     """Write the numbers of each piece, see ``stats_rows``, into ``numbers``: (pieces, 5).
 
     They are those of the tensors' values, as ``dtype`` (float32 or float64), less ``minus``, or over ``divisor``;
-    ``into`` receives these values, and ``chosen`` those of them that the pieces choose. ``minus`` and ``into`` are
-    flat, of all tensors. Squares are summed in this precision (the compiled way: at most 64 in a row): for float32 the
-    relative error of a norm is below 2e-6.
+    ``into`` receives these values, and ``chosen``, (n_chosen,), those of them that the pieces choose, in the order of
+    the tensors. ``minus`` and ``into`` are flat, of all tensors. Squares are summed in this precision (the compiled
+    way: at most 64 in a row): for float32 the relative error of a norm is below 2e-6.
     ``ValueError`` where the tensors have other sizes than the pieces.
     """
     addresses = None if _compiled is None else pieces.addresses(tensors, dtype)
     if _compiled is None or addresses is None:
         _take_one_by_one(pieces, tensors, dtype, numbers, minus=minus, divisor=divisor, into=into, chosen=chosen)
         return
-    n_threads = min(torch.get_num_threads(), pieces.n_values // THREAD_VALUES)
-    of_chosen = (pieces.picks, chosen)
-    _compiled(addresses, pieces.table, dtype.itemsize, minus, divisor, into, *of_chosen, numbers, n_threads)
+    # All of torch's threads or one: OpenMP ends those that a smaller team leaves out, and torch would start them anew.
+    shared = pieces.n_values >= SHARED_VALUES and len(pieces.table) > 1 and os.getpid() == PROCESS
+    n_threads = torch.get_num_threads() if shared else 1
+    picks, width = pieces.picks, dtype.itemsize
+    _compiled(addresses, pieces.table, width, minus, divisor, into, picks, chosen, numbers, n_threads)
 
 
 def is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:

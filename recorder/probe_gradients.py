@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -35,11 +35,12 @@ def batch_gradients(
     parameters: Sequence[Tensor],
     *,
     prepare: Callable[[], object] | None = None,
-) -> Iterator[Gradients]:
-    """The gradient of each mini-batch's loss, by ``backward``, as ``prepare`` leaves it.
+) -> Generator[Gradients, None, None]:
+    """The gradient of each mini-batch's loss, by ``backward``, as ``prepare`` leaves it; to be closed by who asks.
 
-    Nothing but the ``grad`` of these parameters, which must be None before and is None after, is added to. Raises
-    ``BadArgument`` where ``loss_fn`` gives no loss to go backward from, or does more than to compute it.
+    Nothing but the ``grad`` of these parameters, which must be None before and is None after, is added to, and no hook
+    on them steps an optimizer until then. Raises ``BadArgument`` where ``loss_fn`` gives no loss to go backward from,
+    or does more than to compute it.
     """
     leaves = [parameter for parameter in parameters if parameter.requires_grad]
     found = (leaf._post_accumulate_grad_hooks for leaf in leaves)
@@ -63,6 +64,7 @@ def batch_gradients(
             gradients = [parameter.grad for parameter in parameters]
             for parameter in parameters:
                 parameter.grad = None
+            del batch, loss  # or their memory would be held while the next ones are made
             yield gradients
     finally:
         for mapping, content in hooks:
@@ -147,7 +149,7 @@ def checked_loss(loss: Any) -> Tensor:
 
 def leading_size(batch: Any) -> int | None:
     """The number of samples in a mini-batch: the length of its first tensor; None where there is none."""
-    if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
+    if type(batch) in (list, tuple) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
         return len(batch[0])  # the usual case, much faster
     tensors = (leaf for leaf in tree_iter(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0)
     return next((len(tensor) for tensor in tensors), None)

@@ -23,8 +23,8 @@ class SetWriter:
     With the K gradients g_i and their mean ḡ: the update of ḡ; and S surrogates ḡ + Σ_i ξ_si (g_i − ḡ) / √(K − 1), ξ
     standard Gaussian, which have the gradients' mean and sample covariance; and their updates. Sums are float64 (for ḡ
     over what is taken at a time, each of these in the gradients' own dtype). In memory are S surrogates, of a sketch
-    all samples, for their inner products, and what was made last: the writer's thread would take the cores away from
-    what comes next.
+    all samples, for their inner products, and of small networks what was made last: the writer's thread would take the
+    cores away from what comes next.
     """
 
     def __init__(
@@ -45,6 +45,8 @@ class SetWriter:
         self._taken = 0
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._made: list[ProbeRows] = []
+        self.has_begun = False
+        """Whether the writer was given some of it."""
         self._ever = np.zeros(len(space.numels), bool)  # parameters that had a gradient in some sample
         # On Apple's GPUs there is no float64.
         self._exact = torch.float32 if space.device.type == "mps" else torch.float64
@@ -74,7 +76,7 @@ class SetWriter:
             for start in range(0, n, size):
                 self._derive("surrogate", start, surrogates[start : start + size])
         self._derive("mean", 0, mean[None])
-        self._writer.put_probe(*self._made)
+        self._hand_over()
         if self._sketch is not None:
             grads, updates = (torch.cat(columns) for columns in zip(*self._kept, strict=True))
             self._writer.put_products(inner_products(self._step, self._batch_size, grads, updates))
@@ -96,8 +98,7 @@ class SetWriter:
             coordinates = sketch.coordinates if source == "mean" else None
             grads, updates = sketch.of(grads, rows.present, space.numels), sketch.of(updates, None, space.numels)
         if source != "mean":  # which is small, and soon made
-            self._writer.put_probe(*self._made)
-            self._made = []
+            self._hand_over()
         made = ProbeRows(
             self._step,
             layout,
@@ -111,3 +112,10 @@ class SetWriter:
             release,
         )
         self._made.append(made)
+        if self._updates.size == 1:  # a large one
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        self.has_begun |= bool(self._made)
+        self._writer.put_probe(*self._made)
+        self._made = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -142,24 +143,31 @@ class Prober:
                 samples = self._of_batches(loss_fn, counted, options, batch_size, snapshot)
             else:
                 samples = self._of_samples(loss_fn, given, options.samples, snapshot)
-            for rows, gradients in in_rows(samples, self._space, lambda: min(updates.size, n_samples)):
-                updates.make(rows, gradients)
-                probed.add(batch_size)  # from here on there are rows of it
-                to.take(rows)
-            to.finish()
+            try:
+                with closing(samples):  # what it does to parameters and hooks ends before all is put back
+                    for rows, gradients in in_rows(samples, self._space, lambda: min(updates.size, n_samples)):
+                        updates.make(rows, gradients)
+                        to.take(rows)
+                to.finish()
+            finally:
+                if to.has_begun:
+                    probed.add(batch_size)  # there are rows of it
 
     def _of_batches(
         self, loss_fn: LossFunction, batches: Any, options: ProbeOptions, batch_size: int | None, snapshot: Snapshot
-    ) -> Iterator[Sample]:
+    ) -> Generator[Sample, None, None]:
         """The gradient of each mini-batch."""
         known = isinstance(batches, Sequence) or options.batch_size is not None  # their sizes were looked at before
         given = batches if known else _of_size(batches, batch_size)
-        for gradients in batch_gradients(loss_fn, given, snapshot.parameters, prepare=options.prepare):
-            snapshot.restore_buffers()
-            self._check_mode(options)  # loss_fn may have changed it
-            yield gradients, None
+        with closing(batch_gradients(loss_fn, given, snapshot.parameters, prepare=options.prepare)) as found:
+            for gradients in found:
+                snapshot.restore_buffers()
+                self._check_mode(options)  # loss_fn may have changed it
+                yield gradients, None
 
-    def _of_samples(self, loss_fn: LossFunction, batches: Any, n_samples: int, snapshot: Snapshot) -> Iterator[Sample]:
+    def _of_samples(
+        self, loss_fn: LossFunction, batches: Any, n_samples: int, snapshot: Snapshot
+    ) -> Generator[Sample, None, None]:
         """The gradients of single samples, many at a time."""
         batch, model = concatenated(list(batches), n_samples), self._modules[0]
         for gradients, n in sample_gradients(loss_fn, batch, model, snapshot.parameters):

@@ -453,6 +453,8 @@ class Recorder:
             outcome["ranks"] = self._agreement.outcome()
         if problem := str(steps.error) if steps.error else error:
             outcome["error"] = problem
+        self._captures.release()
+        self._probe_buffers.forget()
         session.close("failed" if steps.error else status, **outcome)
         if steps.error is not None:
             raise RecordingFailed(f"recording into {self.path} stopped: {steps.error}") from steps.error

@@ -15,6 +15,7 @@ from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.optim import Optimizer, optimizer
 
 from trajectory_tools.errors import BadArgument
+from trajectory_tools.recorder.capture import PLAIN
 
 __all__ = ["Snapshot", "no_hooks", "untouched"]
 
@@ -84,17 +85,23 @@ class _Copies:
         self.tensors = list(tensors)
         self._memory = [tensor.detach() for tensor in self.tensors]
         self._places = [memory.data_ptr() if memory.layout is torch.strided else None for memory in self._memory]
-        self._values = [memory.clone() for memory in self._memory]
+        pairs = [(memory, memory.clone()) for memory in self._memory]
+        is_plain = [type(tensor) in PLAIN and tensor.layout is torch.strided for tensor in self.tensors]
+        self._odd = [pair for pair, plain in zip(pairs, is_plain, strict=True) if not plain]
+        plain = [pair for pair, plain in zip(pairs, is_plain, strict=True) if plain]
+        # These by one call, which classes of their own may not know.
+        self._plain, self._plain_values = [memory for memory, _ in plain], [values for _, values in plain]
 
     def restore(self) -> None:
         """The same values in the same memory."""
-        if not self.tensors:
-            return
         for tensor, memory, place in zip(self.tensors, self._memory, self._places, strict=True):
             if place is not None and tensor.data_ptr() != place:
                 tensor.data = memory
         with torch.no_grad():
-            torch._foreach_copy_(self._memory, self._values)
+            for memory, values in self._odd:
+                memory.copy_(values)
+            if self._plain:
+                torch._foreach_copy_(self._plain, self._plain_values)
 
 
 def _optimizers(opt: Optimizer) -> list[Optimizer]:
@@ -141,10 +148,11 @@ def untouched(opt: Optimizer, modules: Sequence[nn.Module]) -> Iterator[Snapshot
         stack.callback(_modes(modules))
         snapshot = Snapshot(opt, modules)
         leaves = dict.fromkeys([*snapshot.parameters, *(p for module in modules for p in module.parameters())])
-        stack.callback(_gradients(leaves))
-        for tensor in snapshot.tensors:
+        gradients = _Gradients(leaves)
+        for tensor in (*snapshot.tensors, *gradients.copies.tensors):
             # A graph that was built before the probe must still go backward after it.
             stack.enter_context(_unsafe_preserve_version_counter(tensor))
+        stack.callback(gradients.restore)
         stack.callback(snapshot.restore_buffers)
         stack.callback(snapshot.restore_optimizer)
         yield snapshot
@@ -176,14 +184,20 @@ def _modes(modules: Sequence[nn.Module]) -> Callable[[], None]:
     return restore
 
 
-def _gradients(leaves: Iterable[Tensor]) -> Callable[[], None]:
-    """Takes the gradients away, so that nothing is added to them."""
-    gradients = [(leaf, leaf.grad) for leaf in leaves]
-    for leaf, _ in gradients:
-        leaf.grad = None
+class _Gradients:
+    """Takes the gradients away, so that nothing is added to them.
 
-    def restore() -> None:
-        for leaf, gradient in gradients:
+    Their values are kept as well: those of DDP's buckets are overwritten by the next backward pass.
+    """
+
+    def __init__(self, leaves: Iterable[Tensor]) -> None:
+        self._gradients = [(leaf, leaf.grad) for leaf in leaves]
+        self.copies = _Copies(gradient for _, gradient in self._gradients if gradient is not None)
+        for leaf, _ in self._gradients:
+            leaf.grad = None
+
+    def restore(self) -> None:
+        """As they were."""
+        for leaf, gradient in self._gradients:
             leaf.grad = gradient
-
-    return restore
+        self.copies.restore()

@@ -1,10 +1,14 @@
 """Memory that is used again."""
 
+import gc
+import tracemalloc
 import weakref
 
 import numpy as np
 import pytest
+import torch
 
+from trajectory_tools.recorder import Recorder
 from trajectory_tools.recorder.buffers import Buffers
 
 
@@ -49,3 +53,34 @@ def test_memory_of_the_length_that_was_not_asked_for_longest_is_let_go():
     assert buffers.take(8, "float32")[0] is first[8]
     del first
     assert gone() is None
+
+
+@pytest.mark.parametrize("stats", [True, False])
+def test_recorders_that_are_closed_keep_no_values(tmp_path, stats):
+    """Also before the garbage collector comes: a notebook, or a search over settings, holds many."""
+    weight = torch.nn.Parameter(torch.zeros(2**18))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+
+    def record(folder):
+        with Recorder(tmp_path / folder, [("w", weight)], optimizer, stats=stats) as recorder:
+            for step in range(4):
+                weight.grad = torch.ones_like(weight)
+                recorder.probe(lambda scale: (weight * scale).sum(), [1.0, 2.0], model=holder) if step % 2 else None
+                optimizer.step()
+        return recorder
+
+    holder = torch.nn.Module()
+    holder.w = weight
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        first = record("first")
+        before = tracemalloc.get_traced_memory()[0]
+        others = [record(f"other-{i}") for i in range(4)]
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert all(recorder.path.exists() for recorder in (first, *others))
+    assert grown < weight.nbytes

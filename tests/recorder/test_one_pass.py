@@ -1,6 +1,9 @@
 """The pass over a network's values: compiled, and in NumPy, against plain float64."""
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -306,3 +309,45 @@ def test_without_a_compiler_a_run_has_the_same_numbers(tmp_path):
     assert row["param_norm"] == pytest.approx(55**0.5, rel=1e-6)
     assert (row["param_min"], row["param_max"], row["param_zeros"]) == (0.0, 5.0, 1)
     assert (row["update_min"], row["grad_max"], row["update_nonfinite"]) == (-1.0, 1.0, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_records_a_training_of_its_own(tmp_path):
+    """OpenMP waits forever for threads that only the parent has; torch itself does not use it for small tensors."""
+    code = (
+        "import os, sys, torch; from trajectory_tools.recorder import Recorder\n"
+        "torch.set_num_threads(2); torch.ones(2_000_000).add_(1)\n"
+        "if (child := os.fork()) == 0:\n"
+        "    weights = [torch.nn.Parameter(torch.ones(10_000)) for _ in range(40)]\n"
+        "    optimizer = torch.optim.SGD(weights, lr=1.0)\n"
+        "    with Recorder(sys.argv[1], [(str(i), w) for i, w in enumerate(weights)], optimizer, save=[]):\n"
+        "        for weight in weights: weight.grad = torch.ones_like(weight)\n"
+        "        optimizer.step()\n"
+        "    os._exit(0)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, tmp_path / "run"], process_group=0) as parent:
+        try:
+            assert parent.wait(timeout=60) == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(parent.pid, signal.SIGKILL)
+    assert set(open_run(tmp_path / "run").stats()["grad_norm"]) == {100.0}
+
+
+def test_pieces_of_some_tensors_are_those_that_they_alone_would_have():
+    rng = np.random.default_rng(0)
+    sizes = [PIECE_VALUES + 3, 0, 5, 2 * PIECE_VALUES, 7]
+    picked = {0: np.flatnonzero(rng.random(sizes[0]) < 0.01), 2: None, 3: np.array([0, 2 * PIECE_VALUES - 1])}
+    everything = Pieces(sizes, picked)
+    for there in ([], [0], [1], [2, 3], [0, 1, 4], [0, 1, 2, 3, 4]):
+        alone = Pieces([sizes[i] for i in there], {k: picked[i] for k, i in enumerate(there) if i in picked})
+        some = everything.only(there)
+        assert (some.numels, some.n_values, some.n_chosen) == (alone.numels, alone.n_values, alone.n_chosen)
+        np.testing.assert_array_equal(some.table[:, :6], alone.table[:, :6])
+        np.testing.assert_array_equal(some.owner, alone.owner)
+        for (*_, count, start), (*_, same) in zip(some.table.tolist(), alone.table.tolist(), strict=True):
+            assert (start < 0) == (same < 0)
+            if start >= 0:
+                mine, its = some.picks[start : start + count], alone.picks[same : same + count]
+                np.testing.assert_array_equal(mine, its)

@@ -252,13 +252,12 @@ def test_runs_of_different_experiments_are_told_apart(tmp_path, read):
 
 
 def test_optimizers_that_train_different_parts_of_one_program_are_no_rivals(tmp_path):
-    def record(folder, sizes):
+    def record(folder, sizes, title="gan.py", rank=""):
         for i, size in enumerate(sizes):
             model = torch.nn.Linear(size, 1)
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-            with Recorder(
-                folder / f"optimizer-{i}", model, optimizer, info={"problem": {"title": "train.py"}}
-            ) as recorder:
+            path, info = folder / f"optimizer-{i}" / rank, {"problem": {"title": title}}
+            with Recorder(path, model, optimizer, info=info) as recorder:
                 loss = model(torch.ones(2, size)).square().mean()
                 loss.backward()
                 optimizer.step()
@@ -266,14 +265,18 @@ def test_optimizers_that_train_different_parts_of_one_program_are_no_rivals(tmp_
 
     record(tmp_path / "gan", [2, 3])
     record(tmp_path / "again", [2, 3])
-    record(tmp_path / "sweep", [4, 4])
+    record(tmp_path / "sweep", [4, 4], "sweep.py")
+    record(tmp_path / "sharded", [4, 5], "fsdp.py", "rank-0")
+    one, other, whole = "gan.py, optimizer-0", "gan.py, optimizer-1", "sweep.py"
     runs = tt.find_runs([tmp_path / "gan", tmp_path / "again", tmp_path / "sweep"])
-    one, other, whole = "train.py, optimizer-0", "train.py, optimizer-1", "train.py"
     assert list(compared_under(runs).values()) == [one, other, one, other, whole, whole]
+    assert list(compared_under(runs[:3]).values()) == [one, other, one]
+    assert list(compared_under(runs[:1]).values()) == ["gan.py"]
+    sharded = tt.find_runs(tmp_path / "sharded")
+    assert list(compared_under(sharded).values()) == ["fsdp.py, optimizer-0", "fsdp.py, optimizer-1"]
     html = tt.write_report(runs, tmp_path / "r.html", metrics=["loss"]).read_text(encoding="utf-8")
     headings = re.findall(r'<h2 id="problem-\d+">([^<]*)</h2>', html)
     assert headings == [one, other, whole]
-    assert list(compared_under(runs[:1]).values()) == [whole]
 
 
 @pytest.mark.parametrize(

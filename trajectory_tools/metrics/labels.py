@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -14,16 +15,29 @@ __all__ = ["compared_under", "told_apart"]
 def compared_under(runs: Sequence[Run]) -> dict[str, str]:
     """Run (its name) → the problem whose runs it is compared with: its own.
 
-    Optimizers of one program that hold different parameters (a GAN's two) are no rivals: the runs ``optimizer-0``,
-    ``optimizer-1``, ... of one folder are then problems of their own, ``gan.py, optimizer-0`` and so on.
+    Optimizers of one program that hold different parameters (a GAN's two) are no rivals: where the runs
+    ``optimizer-0``, ``optimizer-1``, ... of a folder do, they, and those of the same problem in other folders, are
+    problems of their own: ``gan.py, optimizer-0`` and so on.
     """
-    beside: defaultdict[Path, list[Run]] = defaultdict(list)
+    places = {run.name: _optimizer_folder(run.path) for run in runs}
+    shapes: defaultdict[Path, list[object]] = defaultdict(list)
     for run in runs:
-        if run.path.name.startswith("optimizer-"):
-            beside[run.path.parent].append(run)
-    differ = {folder for folder, found in beside.items() if any(run.shapes != found[0].shapes for run in found)}
-    apart = {run.name for folder in differ for run in beside[folder]}
-    return {run.name: f"{run.problem}, {run.path.name}" if run.name in apart else run.problem for run in runs}
+        if (place := places[run.name]) is not None:
+            shapes[place.parent].append(run.shapes)
+    differ = {folder for folder, found in shapes.items() if any(each != found[0] for each in found)}
+    apart = {run.problem for run in runs if (place := places[run.name]) is not None and place.parent in differ}
+    return {
+        run.name: f"{run.problem}, {place.name}"
+        if (place := places[run.name]) and run.problem in apart
+        else run.problem
+        for run in runs
+    }
+
+
+def _optimizer_folder(path: Path) -> Path | None:
+    """The folder of one of a program's several optimizers that a run is, or lies in as one of its ranks."""
+    folder = path.parent if re.fullmatch(r"rank-\d+", path.name) else path
+    return folder if re.fullmatch(r"optimizer-\d+", folder.name) else None
 
 
 def told_apart(runs: Sequence[Run]) -> dict[str, str]:

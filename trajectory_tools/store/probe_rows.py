@@ -51,7 +51,7 @@ class ProbeRows:
         return self.grad.nbytes + self.update.nbytes + ROW_BYTES * len(self)
 
     def cut(self, column: str, start: int, stop: int) -> Cut:
-        """The values of ``grad`` or ``update`` in the layout's rows ``start:stop`` of each sample; all, of several."""
+        """The values of ``grad`` or ``update`` in the layout's rows ``start:stop``; of several samples, every row."""
         values, n = {"grad": self.grad, "update": self.update}[column], len(self)
         mask = {} if self.present is None else {"grad": self.present}
         one = StepRows(self.step, self.layout, {column: values[0]}, mask).cut(column, start, stop)

@@ -140,7 +140,7 @@ class RunWriter:
 
     def put_probe(self, *rows: ProbeRows) -> None:
         """Hand over samples of a probe; call ``end_probes`` when the last ones of the step are handed over."""
-        with self._changed:  # an encoder that wakes for the first ones does not come between
+        with self._changed:  # else an encoder that wakes for the first ones makes the training wait with the others
             for each in rows:
                 self._put("probes", each, ProbeBatch.size(each), ProbeBatch, within_step=True)
 
