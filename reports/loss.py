@@ -29,7 +29,7 @@ def training_loss(frame: pd.DataFrame) -> Figure:
         notes = (*notes, f"The first {MAX_PANELS} of {len(names)} logged scalars are shown.")
     return Figure(
         title="Training loss",
-        shows="The loss of the mini-batch that each step was made from, or what was logged as ``loss`` (a Trainer of"
+        shows="The loss of the mini-batch that each step was made from, or what was logged as the loss (a Trainer of"
         " Transformers logs its mean since it last did), and the other scalars that were logged.",
         how_to_read="Lower is better; a band that widens says that the seeds part ways. The loss of one mini-batch is"
         f" noisy: differences smaller than the jitter of a curve mean nothing. {ARITHMETIC_BAND} A learning rate that"
