@@ -83,7 +83,8 @@ def record(
     lr: Annotated[
         str | None,
         typer.Option(
-            help="Learning rate; `tune` chooses one of ten from 1e-4 to 3 first.", rich_help_panel=OF_PROBLEMS
+            help="Learning rate; `tune` first chooses one of ten from 1e-4 to 3, by the loss of 50 steps.",
+            rich_help_panel=OF_PROBLEMS,
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="How many steps to train.", rich_help_panel=OF_PROBLEMS)] = 200,

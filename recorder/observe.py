@@ -246,6 +246,8 @@ class Observer:
             self._known[optimizer] = None
         if why not in self.could_not:
             self.could_not.append(why)
+            if optimizer is not None:
+                self._say(why)  # at once, for the training may go on for days; and again at the end
 
     def _tell_of_child(self, optimizer: Optimizer) -> None:
         if not self._child_told and optimizer not in self._known:

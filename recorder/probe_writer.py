@@ -11,6 +11,7 @@ from torch import Tensor
 from trajectory_tools.recorder.flat_space import FlatSpace, Rows
 from trajectory_tools.recorder.probe_updates import Updates
 from trajectory_tools.recorder.sketch import Sketch, inner_products
+from trajectory_tools.recorder.warning import warn
 from trajectory_tools.store.probe_rows import ProbeRows
 from trajectory_tools.store.writer import RunWriter
 
@@ -69,6 +70,11 @@ class SetWriter:
     def finish(self) -> None:
         """Make surrogates and mean; the set is complete."""
         mean = self._sum / self._n_samples
+        if not mean.isfinite().all():
+            warn(
+                f"the gradients of the probe at step {self._step} hold NaN or infinite values; they are recorded, but"
+                " no tail index or covariance can be computed from that probe"
+            )
         if n := len(self._combined):
             sums = torch.from_numpy(self._factors.sum(1, keepdims=True)).to(mean)
             surrogates = self._combined.sub_(sums * mean).div_(math.sqrt(self._n_samples - 1)).add_(mean)

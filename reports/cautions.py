@@ -71,6 +71,12 @@ def _of_run(run: Run, analyses: Mapping[str, Analysis]) -> list[str]:
         texts.append(
             "it was resumed with another optimizer or other hyperparameters; run.json has those of each session"
         )
+    tuned = run.metadata.get("tuning")
+    if isinstance(tuned, Mapping) and int(tuned.get("steps", run.n_steps)) < run.n_steps:
+        texts.append(
+            f"its learning rate was chosen for the loss of the first {tuned['steps']:,} of its {run.n_steps:,} steps;"
+            " another may end lower"
+        )
     waited = sum(float(session.get("wait_seconds") or 0) for session in run.metadata["sessions"])
     if waited >= NOTED_WAIT:
         texts.append(f"the training waited {waited:.1f} s for the recorder")

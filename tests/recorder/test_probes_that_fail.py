@@ -1,5 +1,6 @@
 """A probe that does not come to its end, and optimizers and gradients that are hard to put back: nothing is changed."""
 
+import numpy as np
 import pytest
 import torch
 from probing import assert_same, bits, loss_of, network, some_batches
@@ -116,3 +117,15 @@ def test_a_state_of_a_class_of_its_own_comes_back(tmp_path):
         assert_same(values(), before)
     (found,) = open_run(tmp_path / "run").probe_sets()
     assert len({row.tobytes() for row in found.update}) == len(batches)
+
+
+def test_nan_in_a_sample_is_said_and_recorded(tmp_path):
+    model = network()
+    batches = some_batches(3, seed=1)
+    batches[1][0][0, 0] = torch.nan
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    said = pytest.warns(RuntimeWarning, match="probe at step 0 hold NaN")
+    with Recorder(tmp_path / "run", model, optimizer) as recorder, said:
+        recorder.probe(loss_of(model), batches)
+    (found,) = open_run(tmp_path / "run").probe_sets()
+    assert np.isnan(found.grad).any(axis=1).tolist() == [False, True, False]
