@@ -1,10 +1,12 @@
 """The metrics of the noise: on probes made by hand, where every number is known, and on a run that was probed."""
 
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import re
 
 import metric_runs as runs
 import numpy as np
+import ProcessPoolExecutor
 import pytest
+import ThreadPoolExecutor
 import torch
 
 from trajectory_tools.errors import BadArgument, MissingData
@@ -256,7 +258,10 @@ def test_a_probed_run_is_measured_on_any_executor(probed):
     assert row["α updates"] == pytest.approx(
         tails[tails["quantity"] == "pooled_block"]["value"][tails["kind"] == "update"].mean()
     )
-    assert row["tails"] in ("indistinguishable", "heavier", "lighter")
+    of_updates = tails[tails["kind"] == "update"].set_index(["quantity", "step"])
+    alpha, null = of_updates.loc["pooled_block"]["value"], of_updates.loc["pooled_block_null"]
+    outside = int(((alpha < null["low"]) | (alpha > null["high"])).sum())
+    assert re.fullmatch(rf"(indistinguishable|heavier|lighter) \({outside} of {len(alpha)} outside\)", row["tails"])
     assert row["noise scale"] > 0
 
 

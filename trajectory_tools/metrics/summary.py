@@ -29,7 +29,8 @@ def summarize(runs: Sequence[Run], analyses: Mapping[str, Analysis]) -> pd.DataF
     - ``path/displacement``: the quotient of ``final_distances``, 1 for a straight line;
     - ``non-finite``: NaN or infinite values among all params, grads and updates;
     - ``α updates`` and ``α null``: the updates' tail index by the paper's estimator, mean over the probed steps, and
-      what it says of Gaussian noise of the same covariance; ``tails``: the verdict (``metrics.verdict``);
+      what it says of Gaussian noise of the same covariance; ``tails``: the verdict (``metrics.verdict``), and
+      how many of the probes that have an α lie outside of the null's band;
     - ``noise scale`` of the gradients, in training samples, and ``λ_max updates``: medians over the probed steps.
 
     Where several batch sizes were probed, these hold for the largest.
@@ -137,7 +138,11 @@ def _tails(frame: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFrame:
     rows = _largest_batch(frame, problems)
     rows = rows[rows["kind"] == "update"]
     parts = {
-        (problem, str(label)): {"α updates": verdict.alpha, "α null": verdict.null, "tails": verdict.said.split()[0]}
+        (problem, str(label)): {
+            "α updates": verdict.alpha,
+            "α null": verdict.null,
+            "tails": f"{verdict.said.split()[0]} ({verdict.outside} of {verdict.probes} outside)",
+        }
         for problem, part in rows.groupby("problem", sort=False)
         for (label,), verdict in verdicts(part, keys=["label"]).items()
     }
