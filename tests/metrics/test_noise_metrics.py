@@ -1,12 +1,11 @@
 """The metrics of the noise: on probes made by hand, where every number is known, and on a run that was probed."""
 
-from concurrent.futures import re
+import re
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import metric_runs as runs
 import numpy as np
-import ProcessPoolExecutor
 import pytest
-import ThreadPoolExecutor
 import torch
 
 from trajectory_tools.errors import BadArgument, MissingData
