@@ -68,8 +68,10 @@ static int fit(const Given *given, Py_ssize_t n_pieces, void *const *tensors, Py
         if (good && given->chosen.obj && count) {
             good = count > 0 && piece[CHOSEN] >= 0 && count <= given->chosen.len / width - piece[CHOSEN] &&
                    (from < 0 ? count == n : count <= n_picks - from);
-            for (int64_t i = 0; good && from >= 0 && i < count; i++)
-                good = picks[from + i] >= 0 && picks[from + i] < n;
+            if (good && from >= 0) { /* those between them are, in ascending order; choose() reads no others */
+                int64_t least = picks[from], largest = picks[from + count - 1];
+                good = least >= 0 && largest >= least && largest < n;
+            }
         }
     }
     if (!good)

@@ -104,7 +104,7 @@ static int64_t NAME(choose)(
         for (Py_ssize_t i = start; i < stop; i++)
             values->chosen[i] = NAME(value)(values, i, how);
     else
-        for (; done < values->count && values->picks[done] < stop; done++)
+        for (; done < values->count && (size_t)values->picks[done] < (size_t)stop; done++) /* none is below 0 */
             values->chosen[done] = NAME(value)(values, values->picks[done], how);
     return done;
 }

@@ -187,12 +187,13 @@ def _modes(modules: Sequence[nn.Module]) -> Callable[[], None]:
 class _Gradients:
     """Takes the gradients away, so that nothing is added to them.
 
-    Their values are kept as well: those of DDP's buckets are overwritten by the next backward pass.
+    Their values are kept as well: those of DDP's buckets are overwritten by the next backward pass. Not those of sparse
+    and expanded ones, which no such bucket holds, and which cannot all be written in place.
     """
 
     def __init__(self, leaves: Iterable[Tensor]) -> None:
         self._gradients = [(leaf, leaf.grad) for leaf in leaves]
-        self.copies = _Copies(gradient for _, gradient in self._gradients if gradient is not None)
+        self.copies = _Copies(g for _, g in self._gradients if g is not None and _is_dense(g))
         for leaf, _ in self._gradients:
             leaf.grad = None
 
@@ -201,3 +202,8 @@ class _Gradients:
         for leaf, gradient in self._gradients:
             leaf.grad = gradient
         self.copies.restore()
+
+
+def _is_dense(gradient: Tensor) -> bool:
+    """Whether each of its values has a place in memory of its own."""
+    return gradient.layout is torch.strided and 0 not in gradient.stride()

@@ -62,6 +62,19 @@ def test_gradients_in_memory_that_each_backward_pass_overwrites_come_back(tmp_pa
         assert_same(bits(model, optimizer), before)
 
 
+@pytest.mark.parametrize("kind", ["expanded", "sparse"])
+def test_gradients_that_cannot_be_written_in_place_come_back(tmp_path, kind):
+    weight = torch.nn.Parameter(torch.ones(4, 3))
+    model = torch.nn.Module()
+    model.weight = weight
+    ones = torch.ones(4, 3)
+    weight.grad = gradient = torch.ones(1).expand(4, 3) if kind == "expanded" else ones.to_sparse()
+    with Recorder(tmp_path / "run", model, torch.optim.SGD([weight], lr=0.1)) as recorder:
+        recorder.probe(lambda scale: (weight * scale).sum(), [2.0, 3.0])
+    assert weight.grad is gradient
+    assert torch.equal(gradient.to_dense(), ones)
+
+
 class Wrapped(torch.Tensor):
     """A state without memory of its own, as quantized ones are, of which torch can do little."""
 
