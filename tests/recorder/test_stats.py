@@ -155,8 +155,8 @@ def test_on_a_device_and_in_the_hosts_memory_the_same_is_found():
         rows, stats = captured(kind, model)
         batch = StatsBatch(stats.layout)
         batch.add(stats)
-        (row_group,) = batch.row_groups(batch.schema(None))
-        found[kind] = rows, pa.table(row_group.numbers).to_pylist()
+        (make,) = batch.row_groups(batch.schema(None))
+        found[kind] = rows, pa.table(make().numbers).to_pylist()
     (host, of_host), (device, of_device) = found.values()
     for column in KINDS:
         np.testing.assert_array_equal(host.values[column], device.values[column])
@@ -184,8 +184,8 @@ def test_stats_of_several_optimizers_are_put_together_and_one_may_rest():
     assert joined_stats(5, [first.stats, second.stats]).layout is stats.layout
     batch = StatsBatch(stats.layout)
     batch.add(stats)
-    (row_group,) = batch.row_groups(batch.schema(None))
-    rows = {row["name"]: row for row in pa.table(row_group.numbers).to_pylist()}
+    (make,) = batch.row_groups(batch.schema(None))
+    rows = {row["name"]: row for row in pa.table(make().numbers).to_pylist()}
     assert list(rows) == ["0.weight", "0.bias", "1.weight", "1.bias"]
     assert rows["0.bias"]["grad_norm"] == pytest.approx(2**0.5)
     assert rows["1.weight"]["grad_norm"] is None

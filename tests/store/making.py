@@ -58,12 +58,12 @@ def record(folder, steps, *, shapes=SHAPES, seed=0, close=True, run_id="r", **op
 
 def part_of(folder, sequence):
     """A part of one step, not finished yet."""
-    (row_group,) = row_groups([rows_at(sequence, layout_of(), values_at(sequence))])
+    (make,) = row_groups([rows_at(sequence, layout_of(), values_at(sequence))])
     part_id = PartId(0, 0, sequence)
     part = PartFile(
         Path(folder), "tensors", part_id, tensors_schema("float32"), run_id="r", compression="zstd", born=0.0
     )
-    part.write(row_group)
+    part.write(part.encoded(make()))
     return part
 
 

@@ -51,7 +51,7 @@ def write(path, groups, dtype, codec, sizes=()):
             "name": pa.array(names, pa.string()).dictionary_encode(),
         }
         lists = {k: ListColumn(TYPES[dtype], cuts_of(v, dtype, sizes)) for k, v in (("a", a), ("b", b))}
-        file.write(RowGroup(numbers, lists))
+        file.write(RowGroup(numbers, lists).encoded(schema, codec))
     return file.close({"who": "a test"})
 
 
@@ -152,12 +152,13 @@ NOT_NULL = np.zeros(2, bool)
 )
 def test_lists_that_fit_neither_their_lengths_nor_the_rows_are_refused(tmp_path, cut):
     """They would be read as other lists than they are, with checksums that hold."""
-    file = TableFile(tmp_path / "x.parquet", schema_of(pa.float64()), "none")
+    schema = schema_of(pa.float64())
+    file = TableFile(tmp_path / "x.parquet", schema, "none")
     good = ListColumn(pa.float64(), [Cut(np.zeros(3), INT, NOT_NULL)])
     numbers = {"step": pa.array([0, 1]), "name": pa.array(["w", "w"]).dictionary_encode()}
-    file.write(RowGroup(numbers, {"a": good, "b": good}))
+    file.write(RowGroup(numbers, {"a": good, "b": good}).encoded(schema, "none"))
     with pytest.raises(ValueError, match="do not fit"):
-        file.write(RowGroup(numbers, {"a": good, "b": ListColumn(pa.float64(), [cut])}))
+        RowGroup(numbers, {"a": good, "b": ListColumn(pa.float64(), [cut])}).encoded(schema, "none")
     file.drop()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,13 +55,13 @@ class TensorBatch:
         """The columns of the part that this batch goes to; ``previous`` are those of the batch before it."""
         return tensors_schema(self._layout.dtype)
 
-    def row_groups(self, schema: pa.Schema) -> Iterator[RowGroup]:
-        """The rows, once their values have arrived."""
+    def row_groups(self, schema: pa.Schema) -> list[Callable[[], RowGroup]]:
+        """What makes each row group, on any thread."""
+        return row_groups(self._steps)
+
+    def release(self) -> None:
+        """Give their memory back: Parquet has them."""
         for step in self._steps:
-            if step.ready is not None:
-                step.ready()
-        yield from row_groups(self._steps)
-        for step in self._steps:  # Parquet has them now
             if step.release is not None:
                 step.release()
 
@@ -95,7 +96,14 @@ class ScalarBatch:
         new = [name for name in self._names if name not in known.names]
         return pa.schema([*known, *(pa.field(name, pa.float64()) for name in new)])
 
-    def row_groups(self, schema: pa.Schema) -> Iterator[RowGroup]:
+    def row_groups(self, schema: pa.Schema) -> list[Callable[[], RowGroup]]:
+        """What makes the row group."""
+        return [partial(self._row_group, schema)]
+
+    def release(self) -> None:
+        """There is no memory to be given back."""
+
+    def _row_group(self, schema: pa.Schema) -> RowGroup:
         """The rows; a name that a row lacks, or that is None there, is null."""
         columns = {}
         for field in schema:
@@ -105,7 +113,7 @@ class ScalarBatch:
                 [0 if value is None else value for value in values], NUMPY_TYPES[field.type]
             )
             columns[field.name] = number_array(numbers, null=null)
-        yield RowGroup(columns)
+        return RowGroup(columns)
 
 
 Batch = TensorBatch | ScalarBatch | StatsBatch | ProbeBatch | ProductBatch

@@ -12,7 +12,7 @@ import pyarrow as pa
 from trajectory_tools.store.files import move_without_replacing, sync
 from trajectory_tools.store.metadata import FORMAT_VERSION
 from trajectory_tools.store.parts import IDENTITY_KEY, Part, PartId, append_to_manifest
-from trajectory_tools.store.table_file import RowGroup, TableFile
+from trajectory_tools.store.table_file import EncodedGroup, RowGroup, TableFile
 
 __all__ = ["PartFile"]
 
@@ -24,7 +24,7 @@ the training reads, and, on a virtual machine, make the host find ever more memo
 class PartFile:
     """``write`` row groups in the order of the steps, then ``finish``, then ``commit``; or ``drop``, at any time.
 
-    Nothing is on the disk before the first row group. ``born`` is when (monotonic) the first of its rows was recorded.
+    Several threads may have row groups ``encoded``. Nothing is on the disk before the first is written. ``born`` is when (monotonic) the first of its rows was recorded.
     """
 
     def __init__(
@@ -50,16 +50,20 @@ class PartFile:
         self._written: tuple[int, str, int] | None = None
         self._rows = self._first_step = self._last_step = 0
 
-    def write(self, row_group: RowGroup) -> None:
+    def encoded(self, row_group: RowGroup) -> EncodedGroup:
+        """The row group as ``write`` takes it."""
+        return row_group.encoded(self.schema, self._compression)
+
+    def write(self, row_group: EncodedGroup) -> None:
         """Append one row group."""
         if self._file is None:
             self._temporary.parent.mkdir(exist_ok=True)
             self._file = TableFile(self._temporary, self.schema, self._compression)
-        steps = row_group.numbers["step"]
+        steps = row_group.table["step"]
         if self._rows == 0:
             self._first_step = steps[0].as_py()
         self._last_step = steps[-1].as_py()
-        self._rows += row_group.n_rows
+        self._rows += row_group.table.num_rows
         self._file.write(row_group)
 
     def finish(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -94,11 +95,14 @@ class ProbeBatch:
         """The columns of the part that this batch goes to."""
         return probes_schema(self._rows[0].layout.dtype)
 
-    def row_groups(self, schema: pa.Schema) -> Iterator[RowGroup]:
-        """The rows."""
-        for start, stop in row_spans(self._rows[0].layout, sum(map(len, self._rows))):
-            yield self._row_group(schema, start, stop)
-        for rows in self._rows:  # Parquet has them now
+    def row_groups(self, schema: pa.Schema) -> list[Callable[[], RowGroup]]:
+        """What makes each row group, on any thread."""
+        spans = row_spans(self._rows[0].layout, sum(map(len, self._rows)))
+        return [partial(self._row_group, schema, start, stop) for start, stop in spans]
+
+    def release(self) -> None:
+        """Give their memory back: Parquet has them."""
+        for rows in self._rows:
             if rows.release is not None:
                 rows.release()
 
@@ -166,18 +170,23 @@ class ProductBatch:
         """The columns."""
         return probe_products_schema()
 
-    def row_groups(self, schema: pa.Schema) -> Iterator[RowGroup]:
-        """The set."""
-        for rows in self._rows:
-            n_rows = len(rows.grad_grad)
-            samples = [_Key("batch", rows.batch_size, i) for i in range(n_rows - 1)]
-            keys = _key_columns(schema, [*samples, _Key("mean", rows.batch_size, 0)])
-            length, there = np.array([n_rows], np.int64), np.array([False])
-            lists = {
-                name: ListColumn(pa.float64(), [Cut(row, length, there) for row in matrix])
-                for name, matrix in zip(("grad_grad", "update_update", "update_grad"), rows.matrices, strict=True)
-            }
-            yield RowGroup({"step": number_array(np.full(n_rows, rows.step, np.int64)), **keys}, lists)
+    def row_groups(self, schema: pa.Schema) -> list[Callable[[], RowGroup]]:
+        """What makes the row group."""
+        return [partial(self._row_group, schema, rows) for rows in self._rows]
+
+    def release(self) -> None:
+        """There is no memory to be given back."""
+
+    def _row_group(self, schema: pa.Schema, rows: ProductRows) -> RowGroup:
+        n_rows = len(rows.grad_grad)
+        samples = [_Key("batch", rows.batch_size, i) for i in range(n_rows - 1)]
+        keys = _key_columns(schema, [*samples, _Key("mean", rows.batch_size, 0)])
+        length, there = np.array([n_rows], np.int64), np.array([False])
+        lists = {
+            name: ListColumn(pa.float64(), [Cut(row, length, there) for row in matrix])
+            for name, matrix in zip(("grad_grad", "update_update", "update_grad"), rows.matrices, strict=True)
+        }
+        return RowGroup({"step": number_array(np.full(n_rows, rows.step, np.int64)), **keys}, lists)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
@@ -94,10 +94,9 @@ class StepRows:
         return Cut(values[begin : begin + int(lengths.sum())], lengths, null)
 
 
-def row_groups(steps: Sequence[StepRows]) -> Iterator[RowGroup]:
+def row_groups(steps: Sequence[StepRows]) -> list[Callable[[], RowGroup]]:
     """Whole steps, for consecutive steps of one layout; one step that is larger than a row group is cut."""
-    for start, stop in row_spans(steps[0].layout, len(steps)):
-        yield _row_group(steps, start, stop)
+    return [partial(_row_group, steps, start, stop) for start, stop in row_spans(steps[0].layout, len(steps))]
 
 
 def row_spans(layout: RowLayout, n_steps: int) -> Iterator[tuple[int, int]]:
@@ -113,7 +112,10 @@ def row_spans(layout: RowLayout, n_steps: int) -> Iterator[tuple[int, int]]:
 
 
 def _row_group(steps: Sequence[StepRows], start: int, stop: int) -> RowGroup:
-    """The rows ``start:stop`` of each step."""
+    """The rows ``start:stop`` of each step, once their values have arrived."""
+    for rows in steps:
+        if rows.ready is not None:
+            rows.ready()
     layout = steps[0].layout
     schema = tensors_schema(layout.dtype)
     keys = {

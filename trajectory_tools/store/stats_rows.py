@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -122,7 +122,14 @@ class StatsBatch:
         """The columns of ``stats``."""
         return stats_schema()
 
-    def row_groups(self, schema: pa.Schema) -> Iterator[RowGroup]:
+    def row_groups(self, schema: pa.Schema) -> list[Callable[[], RowGroup]]:
+        """What makes the row group."""
+        return [partial(self._row_group, schema)]
+
+    def release(self) -> None:
+        """There is no memory to be given back."""
+
+    def _row_group(self, schema: pa.Schema) -> RowGroup:
         """The rows, once their numbers have arrived."""
         for step in self._steps:
             if step.ready is not None:
@@ -144,4 +151,4 @@ class StatsBatch:
                 null = absent | np.isnan(values) if stat in ("min", "max") else absent
                 numbers: NDArray[Any] = np.where(null, 0.0, values).astype(NUMPY_TYPES[dtype])
                 columns[f"{column}_{stat}"] = number_array(numbers, null=null)
-        yield RowGroup(columns)
+        return RowGroup(columns)

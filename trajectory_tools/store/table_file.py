@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trajectory_tools.store.list_column import ENCODINGS, ListColumn
+from trajectory_tools.store.list_column import ENCODINGS, ListColumn, Page
 from trajectory_tools.store.schema import writer_options
 from trajectory_tools.store.thrift import I32, I64, LIST, Struct, decode, encode
 
-__all__ = ["RowGroup", "TableFile"]
+__all__ = ["EncodedGroup", "RowGroup", "TableFile"]
 
 BLOCK = 2**20
 """Bytes that are hashed and then written, while they are in the processor's cache."""
@@ -31,10 +31,30 @@ class RowGroup:
     numbers: Mapping[str, pa.Array]
     lists: Mapping[str, ListColumn] = field(default_factory=dict)
 
-    @property
-    def n_rows(self) -> int:
-        """How many."""
-        return len(self.numbers["step"])
+    def encoded(self, schema: pa.Schema, compression: str) -> EncodedGroup:
+        """They, as a file of this schema takes them; nearly all the work, which needs no file."""
+        n_rows = len(self.numbers["step"])
+        for name, values in self.lists.items():
+            if len(values) != n_rows:
+                raise ValueError(f"{len(values)} lists of {name} do not fit {n_rows} rows")
+        columns = [
+            pa.nulls(n_rows, column.type) if column.name in self.lists else self.numbers[column.name]
+            for column in schema
+        ]
+        codec = None if compression == "none" else pa.Codec(compression, compression_level=1)
+        pages = {name: list(values.pages(codec)) for name, values in self.lists.items()}
+        return EncodedGroup(pa.table(columns, schema=schema), pages)
+
+
+@dataclass(frozen=True)
+class EncodedGroup:
+    """A row group on its way into a file: what pyarrow is to write, with nulls for lists, and the pages of the lists.
+
+    Pages that are not compressed are the lists' own memory.
+    """
+
+    table: pa.Table
+    pages: Mapping[str, Sequence[Page]]
 
 
 @dataclass
@@ -57,32 +77,22 @@ class TableFile:
     """
 
     def __init__(self, path: Path, schema: pa.Schema, compression: str) -> None:
-        self._schema = schema
-        self._codec = None if compression == "none" else pa.Codec(compression, compression_level=1)
         # Not a file of Python's: a thread that calls back from pyarrow while the interpreter ends aborts the process.
         self._memory = pa.BufferOutputStream()
         self._writer = pq.ParquetWriter(self._memory, schema, **writer_options(schema, compression))
         self._lists: list[dict[str, Chunk]] = []  # of each row group
         self._file = _HashedFile(path)
 
-    def write(self, group: RowGroup) -> None:
-        """Append the rows as a row group."""
-        n_rows = group.n_rows
-        for name, values in group.lists.items():
-            if len(values) != n_rows:
-                raise ValueError(f"{len(values)} lists of {name} do not fit {n_rows} rows")
+    def write(self, group: EncodedGroup) -> None:
+        """Append the row group."""
         if not self._lists:
             self._file.write(MAGIC)  # not before, when nobody could close the file if this fails
-        columns = [
-            pa.nulls(n_rows, column.type) if column.name in group.lists else group.numbers[column.name]
-            for column in self._schema
-        ]
-        self._writer.write_table(pa.table(columns, schema=self._schema), row_group_size=n_rows)
-        self._lists.append({name: self._write_pages(values) for name, values in group.lists.items()})
+        self._writer.write_table(group.table, row_group_size=group.table.num_rows)
+        self._lists.append({name: self._write_pages(pages) for name, pages in group.pages.items()})
 
-    def _write_pages(self, column: ListColumn) -> Chunk:
+    def _write_pages(self, pages: Iterable[Page]) -> Chunk:
         chunk = Chunk(self._file.size)
-        for page in column.pages(self._codec):
+        for page in pages:
             self._file.write(page.header)
             for piece in page.body:
                 self._file.write(piece)

@@ -6,15 +6,16 @@ import os
 import threading
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from trajectory_tools.errors import BadArgument, RecordingFailed, UnknownName
+from trajectory_tools.store.assembly import Assembly
 from trajectory_tools.store.batch import Batch, ScalarBatch, ScalarRow, TensorBatch
 from trajectory_tools.store.committer import Committer, yield_to_training
 from trajectory_tools.store.part_file import PartFile
@@ -28,7 +29,7 @@ __all__ = ["RunWriter", "ScalarRow", "WriterOptions"]
 COMPRESSIONS = ("auto", "zstd", "none")
 
 ENCODERS = 2
-"""Encoding threads, each at work on a part of its own."""
+"""Encoding threads."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Stream:
 
     table: str
     batch: Batch | None = None
-    part: PartFile | None = None
+    part: Assembly | None = None
     part_bytes: int = 0
     sequence: int = 0
     schema: pa.Schema | None = None
@@ -71,15 +72,10 @@ class Stream:
     @property
     def born(self) -> float:
         """When (monotonic) the oldest row was recorded that no finished part holds."""
-        return min((x.born for x in (self.part, self.batch) if x is not None), default=float("inf"))
-
-
-@dataclass(frozen=True)
-class Work:
-    """A batch for a part; or no batch, and the part is to be finished."""
-
-    part: PartFile
-    batch: Batch | None
+        return min(
+            (x.born for x in (None if self.part is None else self.part.part, self.batch) if x is not None),
+            default=float("inf"),
+        )
 
 
 class RunWriter:
@@ -87,8 +83,8 @@ class RunWriter:
 
     Rows are handed over by the batch: a thread woken for each step would cost the training more than the copy. Which
     rows share a batch and a part is decided as they come, so that equal runs are equal files, unless parts roll by age
-    or compression is ``auto``. Then ``ENCODERS`` threads encode, one part
-    each, and one more commits the parts in order.
+    or compression is ``auto``. Then ``ENCODERS`` threads encode and write, a row group at a time, the oldest
+    part first, and one more commits the parts in order.
 
     After a failure nothing more is written, one warning says so, ``put_*`` do nothing, and ``close`` raises
     ``RecordingFailed``. ``wait_seconds`` is how long ``put_*`` have waited for room.
@@ -112,8 +108,7 @@ class RunWriter:
         self._rank = rank
         self._committer = Committer()
         self._streams: dict[str, Stream] = {}
-        self._work: deque[Work] = deque()
-        self._busy: set[PartFile] = set()  # parts that an encoder is at work on
+        self._parts: list[Assembly] = []  # that are not whole, the oldest first
         self._encoding = ENCODERS  # threads that have not ended
         self._in_flight = 0  # bytes taken and not yet given to Parquet
         self._closing = self._warned = False
@@ -233,7 +228,7 @@ class RunWriter:
             self._end_part(stream)
         stream.schema = schema
         if stream.part is None:
-            stream.part = PartFile(
+            part = PartFile(
                 self._folder,
                 stream.table,
                 PartId(self._session, self._rank, stream.sequence),
@@ -242,8 +237,10 @@ class RunWriter:
                 compression=self._compression(stream),
                 born=batch.born,
             )
-            self._committer.expect(stream.part)
-        self._work.append(Work(stream.part, batch))
+            self._committer.expect(part)
+            stream.part = Assembly(part, self._changed, self._written)
+            self._parts.append(stream.part)
+        stream.part.add(batch)
         stream.part_bytes += batch.nbytes
         if stream.part_bytes >= self._options.part_bytes and not stream.within_step:
             self._end_part(stream)
@@ -260,7 +257,7 @@ class RunWriter:
         """Have the stream's part, with all that was recorded for it, finished."""
         self._seal(stream)
         if stream.part is not None:
-            self._work.append(Work(stream.part, None))
+            stream.part.end()
             stream.part, stream.part_bytes = None, 0
             stream.sequence += 1
             self._changed.notify_all()
@@ -270,17 +267,9 @@ class RunWriter:
     def _run(self) -> None:
         try:
             yield_to_training()
-            while (work := self._next_work()) is not None:
-                if work.batch is None:
-                    work.part.finish()
-                    self._committer.submit(work.part)
-                else:
-                    write_batch(work.part, work.batch)
-                with self._changed:
-                    self._busy.discard(work.part)
-                    self._in_flight -= work.batch.nbytes if work.batch is not None else 0
-                    self._changed.notify_all()
-                del work  # or its rows would stay in memory until the next one comes
+            while (task := self._next_task()) is not None:
+                task()
+                del task  # or its rows would stay in memory until the next one comes
         except BaseException as error:
             self._fail(error)
         with self._changed:
@@ -295,21 +284,29 @@ class RunWriter:
     def _fail(self, error: BaseException) -> None:
         with self._changed:  # the training may be waiting for room
             self.error = self.error or error
-            self._work.clear()
+            self._parts.clear()
             for stream in self._streams.values():
                 stream.batch = stream.part = None
             self._changed.notify_all()
 
-    def _next_work(self) -> Work | None:
-        """The oldest work on a part that no other thread is at work on; ``None`` when all is done, or lost."""
+    def _written(self, batch: Batch) -> None:
+        self._in_flight -= batch.nbytes
+
+    def _finish(self, part: PartFile) -> None:
+        part.finish()
+        self._committer.submit(part)
+
+    def _next_task(self) -> Callable[[], None] | None:
+        """What is to be done next, of the oldest part that there is anything to be done for; ``None`` when all is."""
         with self._changed:
             while self.error is None:
-                work = next((work for work in self._work if work.part not in self._busy), None)
-                if work is not None:
-                    self._work.remove(work)
-                    self._busy.add(work.part)
-                    return work
-                if self._closing and not self._work:
+                for part in self._parts:
+                    if part.is_complete:
+                        self._parts.remove(part)
+                        return partial(self._finish, part.part)
+                    if (task := part.next_task()) is not None:
+                        return task
+                if self._closing and not self._parts:
                     return None
                 if not self._end_old_parts():
                     # A put does not wake this thread: from then on a part becomes old.
@@ -324,9 +321,3 @@ class RunWriter:
         for stream in old:
             self._end_part(stream)
         return bool(old)
-
-
-def write_batch(part: PartFile, batch: Batch) -> None:
-    """A function of its own, so that nothing of the rows stays in memory when it is done."""
-    for row_group in batch.row_groups(part.schema):
-        part.write(row_group)
