@@ -211,8 +211,9 @@ class RunWriter:
         if not self._in_flight or self._in_flight + nbytes <= limit:
             return
         start = time.perf_counter()
-        enough = max(limit // 2, self._open_bytes() + nbytes)  # what is open is not being written
-        self._changed.wait_for(lambda: not self._in_flight or self._in_flight + nbytes <= enough or self.error)
+        half = max(limit // 2, self._open_bytes())  # what is open is not being written
+        enough = min(half, limit - nbytes)
+        self._changed.wait_for(lambda: not self._in_flight or self._in_flight <= enough or self.error)
         self.wait_seconds += time.perf_counter() - start
 
     def _open_bytes(self) -> int:
