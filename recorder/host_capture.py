@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +79,12 @@ class HostCapture(Capture):
             self._numbers = np.empty((3 * len(self._all.pieces.table), 5))
         self._buffer, self._release = self._buffers.take(len(kept) * n, self._width)
         self._rows = {kind: self._buffer[i * n : (i + 1) * n] for i, kind in enumerate(kept)}
+        self._room: dict[str, Floats] = {}
+        self._release_chosen: Callable[[], None] | None = None
+        if record and self._chosen_in_pass:
+            n = self._all.pieces.n_chosen
+            chosen, self._release_chosen = self._buffers.take(len(self._save) * n, self._width)
+            self._room = {kind: chosen[i * n : (i + 1) * n] for i, kind in enumerate(sorted(self._save))}
         if "param" in self._rows or (record and self._picked and self._save & {"param", "update"}):
             self._take("param", self._all, self.tensors)
 
@@ -111,11 +117,11 @@ class HostCapture(Capture):
             values = self._rows if in_buffer else self._values
             values = {kind: found for kind, found in values.items() if kind in self._save}
             self._present = None if self._now is self._all else self._now.present
-            held = (self._release, self._buffer.nbytes) if in_buffer else (None, 0)
+            held = (self._release, self._buffer.nbytes) if in_buffer else (self._release_chosen, 0)
             rows = StepRows(step, self.layout, values, self._present_rows(values), None, *held)
         if not in_buffer:
             self._release()
-        del self._rows, self._buffer, self._release, self._values
+        del self._rows, self._buffer, self._release, self._values, self._room, self._release_chosen
         return Captured(rows, stats)
 
     def release(self) -> None:
@@ -140,8 +146,8 @@ class HostCapture(Capture):
             start = KINDS.index(kind) * len(self._all.pieces.table)
             numbers = self._numbers[start : start + len(plan.pieces.table)]
             chosen = None
-            if self._record and self._chosen_in_pass and kind in self._save:
-                chosen = self._values[kind] = np.empty(plan.pieces.n_chosen, self._width)
+            if kind in self._room:
+                chosen = self._values[kind] = self._room[kind][: plan.pieces.n_chosen]
             take(plan.pieces, tensors, self._dtype, numbers, minus=minus, divisor=divisor, into=into, chosen=chosen)
         elif into is not None:
             copy(plan.pieces, tensors, into, minus, divisor)

@@ -3,13 +3,16 @@
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from making import assert_holds, described, layout_of, part_of, record, rows_at, scalars_at, values_at
@@ -222,6 +225,30 @@ def test_a_dropped_part_leaves_no_trace(tmp_path):
     part.drop()
     part.drop()
     assert not list((tmp_path / "tensors").iterdir())
+
+
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_a_step_of_many_row_groups_is_the_same_however_its_threads_take_turns(tmp_path, monkeypatch, compression):
+    shapes = {"a": (2_500_000,), "b": (3,), "c": (1_000, 1_100), "d": (2**20 + 1,)}
+    encoded, generator, threads = PartFile.encoded, random.Random(0), set()
+
+    def at_random(self, row_group):
+        threads.add(threading.current_thread().name)
+        time.sleep(generator.random() / 50)
+        return encoded(self, row_group)
+
+    for name, encode in (("a", encoded), ("b", at_random)):
+        monkeypatch.setattr(PartFile, "encoded", encode)
+        record(tmp_path / name, range(3), shapes=shapes, compression=compression)
+    assert len(threads) > 1
+    run = open_run(tmp_path / "b")
+    for step in range(3):
+        for column, arrays in values_at(step, shapes).items():
+            for parameter, values in arrays.items():
+                np.testing.assert_array_equal(run.array(column, parameter, steps=step)[0], values)
+    one, other = ({p.name: sha256(p) for p in (tmp_path / name / "tensors").iterdir()} for name in "ab")
+    assert one == other
+    assert len(one) == 3
 
 
 @pytest.mark.parametrize("compression", ["zstd", "none"])

@@ -334,3 +334,62 @@ def test_auto_compresses_until_half_of_the_queue_waits(tmp_path, gate):
     assert found == 5 * ["ZSTD"] + 5 * ["UNCOMPRESSED"]
     written = run.array("param", "0.weight")
     np.testing.assert_array_equal(written, np.stack([values_at(s)["param"]["0.weight"] for s in range(38)]))
+
+
+def on_encoders_of_low_priority():
+    return threading.current_thread().name in ("trajectory-encoder-0", "trajectory-encoder-1")
+
+
+def test_a_training_that_waits_does_not_depend_on_threads_of_low_priority(tmp_path, monkeypatch):
+    """Each of them is held up in the middle of a row group, as by processes that keep every core busy."""
+    encoded, others = PartFile.encoded, itertools.count()
+    held, go_on = [], threading.Event()
+
+    def starved(self, row_group):
+        if on_encoders_of_low_priority():
+            held.append(threading.current_thread().name)
+            assert go_on.wait(DEADLINE)
+        elif next(others) == 1:
+            go_on.set()
+        return encoded(self, row_group)
+
+    monkeypatch.setattr(PartFile, "encoded", starved)
+    session = record(tmp_path, range(300), close=False, part_bytes=1, queue_bytes=60_000)
+    session.close("finished")
+    assert go_on.is_set()
+    assert len(set(held)) == 2
+    assert_holds(tmp_path, dict.fromkeys(range(300), 0))
+
+
+def test_a_thread_of_the_trainings_priority_works_only_while_the_training_waits(tmp_path, monkeypatch):
+    encoded, names = PartFile.encoded, set()
+
+    def seen(self, row_group):
+        names.add(threading.current_thread().name)
+        return encoded(self, row_group)
+
+    monkeypatch.setattr(PartFile, "encoded", seen)
+    session = record(tmp_path, range(50), close=False, part_bytes=1)
+    layout = layout_of({"w": (2**20,)})
+    for step in range(50, 60):  # larger than a batch
+        session.writer.put_tensors(rows_at(step, layout, values_at(step, {"w": (2**20,)})))
+        deadline = time.monotonic() + DEADLINE
+        while session.writer._in_flight > 2**20:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    assert session.writer.wait_seconds == 0
+    assert names <= {"trajectory-encoder-0", "trajectory-encoder-1"}
+    assert names
+    session.close("finished")
+
+
+def test_a_step_that_fills_a_batch_is_written_though_none_follows(tmp_path):
+    """With ``every=50`` the next one comes long after; the memory must not wait for it, nor a kill cost it."""
+    shapes = {"w": (4_000_000,)}
+    session = record(tmp_path, range(1), shapes=shapes, close=False, part_seconds=1e9)
+    deadline = time.monotonic() + DEADLINE
+    while not list(tmp_path.glob("tensors/*.parquet")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    session.close("finished")
+    np.testing.assert_array_equal(open_run(tmp_path).array("update", "w")[0], values_at(0, shapes)["update"]["w"])

@@ -24,7 +24,8 @@ the training reads, and, on a virtual machine, make the host find ever more memo
 class PartFile:
     """``write`` row groups in the order of the steps, then ``finish``, then ``commit``; or ``drop``, at any time.
 
-    Several threads may have row groups ``encoded``. Nothing is on the disk before the first is written. ``born`` is when (monotonic) the first of its rows was recorded.
+    Row groups may be ``encoded`` on several threads. Nothing is on the disk before the first is written. ``born`` is
+    when (monotonic) the first of its rows was recorded.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ __all__ = ["RunWriter", "ScalarRow", "WriterOptions"]
 COMPRESSIONS = ("auto", "zstd", "none")
 
 ENCODERS = 2
-"""Encoding threads."""
+"""Threads that encode with a low priority, at any time; there is one more, which does so while the training waits."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,9 @@ class RunWriter:
 
     Rows are handed over by the batch: a thread woken for each step would cost the training more than the copy. Which
     rows share a batch and a part is decided as they come, so that equal runs are equal files, unless parts roll by age
-    or compression is ``auto``. Then ``ENCODERS`` threads encode and write, a row group at a time, the oldest
-    part first, and one more commits the parts in order.
+    or compression is ``auto``. Then threads encode and write, a row group at a time, the oldest part first:
+    ``ENCODERS`` at any time, and while the training waits for them one more, with the training's own priority: where
+    other processes keep every core busy, those of low priority hardly run. Another thread commits the parts in order.
 
     After a failure nothing more is written, one warning says so, ``put_*`` do nothing, and ``close`` raises
     ``RecordingFailed``. ``wait_seconds`` is how long ``put_*`` have waited for room.
@@ -109,39 +110,40 @@ class RunWriter:
         self._committer = Committer()
         self._streams: dict[str, Stream] = {}
         self._parts: list[Assembly] = []  # that are not whole, the oldest first
-        self._encoding = ENCODERS  # threads that have not ended
+        self._encoding = ENCODERS + 1  # threads that have not ended
         self._in_flight = 0  # bytes taken and not yet given to Parquet
-        self._closing = self._warned = False
-        self._changed = threading.Condition()
+        self._closing = self._warned = self._awaited = False
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._hurry = threading.Condition(lock)  # the training waits
         self._process = os.getpid()
         # Daemons: a forgotten close must not keep the interpreter from ending (the recorder closes at exit).
         self._threads = [
-            threading.Thread(target=self._run, name=f"trajectory-encoder-{i}", daemon=True) for i in range(ENCODERS)
+            threading.Thread(target=self._run, args=(i < ENCODERS,), name=f"trajectory-encoder-{i}", daemon=True)
+            for i in range(ENCODERS + 1)
         ]
         for thread in self._threads:
             thread.start()
 
     def put_tensors(self, rows: StepRows) -> None:
         """Hand over one step; waits while the queue is full. A step larger than the queue waits until it is empty."""
-        self._put("tensors", rows, TensorBatch.size(rows), lambda: TensorBatch(rows.layout))
+        self._put("tensors", [rows], lambda: TensorBatch(rows.layout))
 
     def put_stats(self, stats: StepStats) -> None:
         """Hand over one step's statistics."""
-        self._put("stats", stats, StatsBatch.size(stats), lambda: StatsBatch(stats.layout))
+        self._put("stats", [stats], lambda: StatsBatch(stats.layout))
 
     def put_scalars(self, row: ScalarRow) -> None:
         """Hand over one step's scalars."""
-        self._put("scalars", row, ScalarBatch.size(row), ScalarBatch)
+        self._put("scalars", [row], ScalarBatch)
 
     def put_probe(self, *rows: ProbeRows) -> None:
         """Hand over samples of a probe; call ``end_probes`` when the last ones of the step are handed over."""
-        with self._changed:  # else an encoder that wakes for the first ones makes the training wait with the others
-            for each in rows:
-                self._put("probes", each, ProbeBatch.size(each), ProbeBatch, within_step=True)
+        self._put("probes", rows, ProbeBatch, within_step=True)
 
     def put_products(self, rows: ProductRows) -> None:
         """Hand over the inner products of a probe."""
-        self._put("probe_products", rows, ProductBatch.size(rows), ProductBatch)
+        self._put("probe_products", [rows], ProductBatch)
 
     def end_probes(self) -> None:
         """Say that the step's probes are complete; a part of them, which holds whole steps, may end from here on."""
@@ -163,6 +165,7 @@ class RunWriter:
                     self._end_part(stream)
             self._closing = True
             self._changed.notify_all()
+            self._hurry.notify_all()
         for thread in self._threads:
             thread.join()
         if self.error is not None:
@@ -172,7 +175,7 @@ class RunWriter:
             ) from self.error
 
     def _put(
-        self, table: str, row: Any, nbytes: int, new_batch: Callable[[], Batch], *, within_step: bool = False
+        self, table: str, rows: Sequence[Any], new_batch: Callable[[], Batch], *, within_step: bool = False
     ) -> None:
         with self._changed:
             if self._stopped():
@@ -180,16 +183,25 @@ class RunWriter:
             if (stream := self._streams.get(table)) is None:
                 stream = self._streams[table] = Stream(table)
             stream.within_step = within_step
-            if stream.batch is not None and not stream.batch.takes(row, self._options.queue_bytes // (4 * ENCODERS)):
+            for row in rows:
+                self._add(stream, row, new_batch)
+
+    def _add(self, stream: Stream, row: Any, new_batch: Callable[[], Batch]) -> None:
+        max_bytes = self._options.queue_bytes // (4 * ENCODERS)
+        if stream.batch is not None and not stream.batch.takes(row, max_bytes):
+            self._seal(stream)
+        batch = stream.batch or new_batch()
+        nbytes = batch.size(row)
+        if self._open_bytes() + nbytes > self._options.queue_bytes:
+            for each in self._streams.values():
+                self._seal(each)
+        self._wait_for_room(nbytes)
+        if self.error is None:
+            batch = stream.batch = stream.batch or new_batch()
+            batch.add(row)
+            self._in_flight += nbytes
+            if not batch.takes(row, max_bytes):  # another like it may not come for long
                 self._seal(stream)
-            if self._open_bytes() + nbytes > self._options.queue_bytes:
-                for each in self._streams.values():
-                    self._seal(each)
-            self._wait_for_room(nbytes)
-            if self.error is None:
-                stream.batch = stream.batch or new_batch()
-                stream.batch.add(row)
-                self._in_flight += nbytes
 
     def _stopped(self) -> bool:
         if self.error is not None and not self._warned:
@@ -213,8 +225,13 @@ class RunWriter:
         start = time.perf_counter()
         half = max(limit // 2, self._open_bytes())  # what is open is not being written
         enough = min(half, limit - nbytes)
-        self._changed.wait_for(lambda: not self._in_flight or self._in_flight <= enough or self.error)
-        self.wait_seconds += time.perf_counter() - start
+        self._awaited = True
+        self._hurry.notify_all()
+        try:
+            self._changed.wait_for(lambda: not self._in_flight or self._in_flight <= enough or self.error)
+        finally:
+            self._awaited = False
+            self.wait_seconds += time.perf_counter() - start
 
     def _open_bytes(self) -> int:
         return sum(stream.batch.nbytes for stream in self._streams.values() if stream.batch is not None)
@@ -265,10 +282,12 @@ class RunWriter:
 
     # From here on: the encoding threads.
 
-    def _run(self) -> None:
+    def _run(self, always: bool) -> None:
+        """Do tasks, ``always`` or only while the training waits; then with the priority that the training has."""
         try:
-            yield_to_training()
-            while (task := self._next_task()) is not None:
+            if always:
+                yield_to_training()
+            while (task := self._next_task(always)) is not None:
                 task()
                 del task  # or its rows would stay in memory until the next one comes
         except BaseException as error:
@@ -289,6 +308,7 @@ class RunWriter:
             for stream in self._streams.values():
                 stream.batch = stream.part = None
             self._changed.notify_all()
+            self._hurry.notify_all()
 
     def _written(self, batch: Batch) -> None:
         self._in_flight -= batch.nbytes
@@ -297,16 +317,15 @@ class RunWriter:
         part.finish()
         self._committer.submit(part)
 
-    def _next_task(self) -> Callable[[], None] | None:
-        """What is to be done next, of the oldest part that there is anything to be done for; ``None`` when all is."""
+    def _next_task(self, always: bool) -> Callable[[], None] | None:
+        """What a thread is to do next; ``None`` when all is done, or lost."""
         with self._changed:
             while self.error is None:
-                for part in self._parts:
-                    if part.is_complete:
-                        self._parts.remove(part)
-                        return partial(self._finish, part.part)
-                    if (task := part.next_task()) is not None:
-                        return task
+                if not (always or self._awaited or self._closing):
+                    self._hurry.wait()
+                    continue
+                if (task := self._task()) is not None:
+                    return task
                 if self._closing and not self._parts:
                     return None
                 if not self._end_old_parts():
@@ -314,6 +333,16 @@ class RunWriter:
                     oldest = min([time.monotonic(), *(s.born for s in self._streams.values() if not s.within_step)])
                     self._changed.wait(timeout=oldest + self._options.part_seconds - time.monotonic())
             return None
+
+    def _task(self) -> Callable[[], None] | None:
+        """What can be done now, of the oldest part that there is anything to be done for."""
+        for part in self._parts:
+            if part.is_complete:
+                self._parts.remove(part)
+                return partial(self._finish, part.part)
+            if (task := part.next_task()) is not None:
+                return task
+        return None
 
     def _end_old_parts(self) -> bool:
         """End the parts that have become old; whether there were any."""
