@@ -158,7 +158,7 @@ def test_lists_that_fit_neither_their_lengths_nor_the_rows_are_refused(tmp_path,
     numbers = {"step": pa.array([0, 1]), "name": pa.array(["w", "w"]).dictionary_encode()}
     file.write(RowGroup(numbers, {"a": good, "b": good}).encoded(schema, "none"))
     with pytest.raises(ValueError, match="do not fit"):
-        RowGroup(numbers, {"a": good, "b": ListColumn(pa.float64(), [cut])}).encoded(schema, "none")
+        file.write(RowGroup(numbers, {"a": good, "b": ListColumn(pa.float64(), [cut])}).encoded(schema, "none"))
     file.drop()
 
 

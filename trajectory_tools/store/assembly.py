@@ -58,22 +58,36 @@ class Assembly:
         """Whether the file holds all there will be."""
         return self._ended and not self._batches and self._written == self._begun
 
-    def next_task(self) -> Callable[[], None] | None:
-        """What can be done for the part now, if anything can."""
+    def next_task(self, *, ahead: bool) -> Callable[[], None] | None:
+        """What can be done for the part now, if anything can.
+
+        ``ahead``: also encode a row group while those in front of it are not written.
+        """
         if not self._writing and self._written in self._encoded:
             self._writing = True
             return partial(self._write, *self._encoded.pop(self._written))
-        if not self._batches or self._begun - self._written >= AHEAD:
+        if not self._batches:
             return None
-        batch = self._batches[0]
-        task = partial(self._encode, self._begun, batch, batch.row_groups.popleft())
+        if not self._writing and self._begun == self._written:
+            self._writing = True
+            return partial(self._encode_and_write, *self._begin())
+        if ahead and self._begun - self._written < AHEAD:
+            return partial(self._encode, self._begun, *self._begin())
+        return None
+
+    def _begin(self) -> tuple[Unwritten, Callable[[], RowGroup]]:
+        of = self._batches[0]
+        row_group = of.row_groups.popleft()
         self._begun += 1
-        if not batch.row_groups:
+        if not of.row_groups:
             self._batches.popleft()
-        return task
+        return of, row_group
+
+    def _encode_and_write(self, of: Unwritten, row_group: Callable[[], RowGroup]) -> None:
+        self._write(of, self.part.encoded(row_group()))
 
     def _encode(self, number: int, of: Unwritten, row_group: Callable[[], RowGroup]) -> None:
-        encoded = self.part.encoded(row_group())
+        encoded = self.part.encoded(row_group()).held()
         with self._changed:
             self._encoded[number] = of, encoded
             self._changed.notify_all()

@@ -12,9 +12,6 @@ from trajectory_tools.store.part_file import PartFile
 
 __all__ = ["Committer", "yield_to_training"]
 
-NICENESS = 10
-"""A tenth of a core, beside a process that keeps it busy."""
-
 MAX_FINISHED = 3
 """Parts that may wait to be committed: a disk that is slower than the encoders holds them up."""
 
@@ -90,11 +87,10 @@ class Committer:
 
 
 def yield_to_training() -> None:
-    """Give this thread a low priority: where cores are few it would hold up every parallel region of the training.
+    """Give this thread the lowest priority: where cores are few it would hold up every parallel region of the training.
 
-    Linux alone has a priority for each thread. Not the lowest: where other processes keep every core busy (workers that
-    load data), that gives it a sixtieth of one, and the training, once it waits for it, would wait for minutes.
+    Linux alone has a priority for each thread. A starved writer fills the queue, and then the training waits for it.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # a sandbox may forbid it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

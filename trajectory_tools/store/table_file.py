@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ class RowGroup:
     lists: Mapping[str, ListColumn] = field(default_factory=dict)
 
     def encoded(self, schema: pa.Schema, compression: str) -> EncodedGroup:
-        """They, as a file of this schema takes them; nearly all the work, which needs no file."""
+        """They, as a file of this schema takes them."""
         n_rows = len(self.numbers["step"])
         for name, values in self.lists.items():
             if len(values) != n_rows:
@@ -42,7 +42,7 @@ class RowGroup:
             for column in schema
         ]
         codec = None if compression == "none" else pa.Codec(compression, compression_level=1)
-        pages = {name: list(values.pages(codec)) for name, values in self.lists.items()}
+        pages = {name: values.pages(codec) for name, values in self.lists.items()}
         return EncodedGroup(pa.table(columns, schema=schema), pages)
 
 
@@ -50,11 +50,16 @@ class RowGroup:
 class EncodedGroup:
     """A row group on its way into a file: what pyarrow is to write, with nulls for lists, and the pages of the lists.
 
-    Pages that are not compressed are the lists' own memory.
+    They are made as they are asked for, once: so each is written while it is in the processor's cache. Those that are
+    not compressed are the lists' own memory.
     """
 
     table: pa.Table
-    pages: Mapping[str, Sequence[Page]]
+    pages: Mapping[str, Iterable[Page]]
+
+    def held(self) -> EncodedGroup:
+        """The same with every page made now, which is nearly all the work, and needs no file."""
+        return EncodedGroup(self.table, {name: list(pages) for name, pages in self.pages.items()})
 
 
 @dataclass

@@ -83,9 +83,9 @@ class RunWriter:
 
     Rows are handed over by the batch: a thread woken for each step would cost the training more than the copy. Which
     rows share a batch and a part is decided as they come, so that equal runs are equal files, unless parts roll by age
-    or compression is ``auto``. Then threads encode and write, a row group at a time, the oldest part first:
-    ``ENCODERS`` at any time, and while the training waits for them one more, with the training's own priority: where
-    other processes keep every core busy, those of low priority hardly run. Another thread commits the parts in order.
+    or compression is ``auto``. Then threads encode and write, a row group at a time, if they can each of another
+    part: ``ENCODERS`` at any time, and one more while the training waits for them, with the training's own priority
+    (where other processes keep every core busy, the others hardly run). Another thread commits the parts in order.
 
     After a failure nothing more is written, one warning says so, ``put_*`` do nothing, and ``close`` raises
     ``RecordingFailed``. ``wait_seconds`` is how long ``put_*`` have waited for room.
@@ -335,13 +335,14 @@ class RunWriter:
             return None
 
     def _task(self) -> Callable[[], None] | None:
-        """What can be done now, of the oldest part that there is anything to be done for."""
-        for part in self._parts:
-            if part.is_complete:
-                self._parts.remove(part)
-                return partial(self._finish, part.part)
-            if (task := part.next_task()) is not None:
-                return task
+        """What can be done now, for the oldest part that nobody is at work on, or else for the oldest."""
+        for ahead in (False, True):
+            for part in self._parts:
+                if part.is_complete:
+                    self._parts.remove(part)
+                    return partial(self._finish, part.part)
+                if (task := part.next_task(ahead=ahead)) is not None:
+                    return task
         return None
 
     def _end_old_parts(self) -> bool:
