@@ -1,6 +1,7 @@
 """Memory that is used again."""
 
 import gc
+import threading
 import tracemalloc
 import weakref
 
@@ -10,6 +11,8 @@ import torch
 
 from trajectory_tools.recorder import Recorder
 from trajectory_tools.recorder.buffers import Buffers
+from trajectory_tools.run import open_run
+from trajectory_tools.store.part_file import PartFile
 
 
 def test_memory_of_another_length_is_never_handed_out():
@@ -84,3 +87,33 @@ def test_recorders_that_are_closed_keep_no_values(tmp_path, stats):
         gc.enable()
     assert all(recorder.path.exists() for recorder in (first, *others))
     assert grown < weight.nbytes
+
+
+def test_a_subsample_that_waits_to_be_written_is_not_overwritten(tmp_path, monkeypatch):
+    """Memory is used again only once it is written, however far behind the disk is."""
+    gate, write = threading.Event(), PartFile.write
+
+    def held(self, *arguments):
+        assert gate.wait(30)
+        write(self, *arguments)
+
+    monkeypatch.setattr(PartFile, "write", held)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(40, 30)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    expected = []
+    with Recorder(tmp_path / "run", model, optimizer, subsample=0.1, queue_bytes=2_000_000):
+        for step in range(300):
+            if step == 150:
+                gate.set()
+            before = model.weight.detach().clone()
+            optimizer.zero_grad()
+            model(torch.randn(8, 40)).square().mean().backward()
+            grad = model.weight.grad.clone()
+            optimizer.step()
+            expected.append([x.flatten().numpy() for x in (before, grad, model.weight.detach() - before)])
+    run = open_run(tmp_path / "run")
+    places = run.coordinates("weight")
+    assert len(places) == 120
+    for i, column in enumerate(("param", "grad", "update")):
+        np.testing.assert_array_equal(run.array(column, "weight"), np.stack([each[i][places] for each in expected]))

@@ -1,6 +1,7 @@
 """The thread that commits: in order, its errors come out, and nobody waits for it in vain."""
 
 import threading
+from functools import partial
 
 import pytest
 from making import part_of
@@ -52,15 +53,39 @@ def test_a_part_is_committed_after_those_before_it_even_if_it_is_finished_first(
     for part in parts:
         committer.expect(part)
         part.finish()
-    # More than the committer holds: the thread that hands over the last ones has to wait for the first.
-    behind = threading.Thread(target=lambda: [committer.submit(part) for part in parts[1:]])
-    behind.start()
-    behind.join(0.2)
-    assert behind.is_alive()
+    for part in parts[1:]:
+        committer.submit(part)  # waits for none: the thread that is to finish the first might be the one that waits
     assert committed(tmp_path) == []
     committer.submit(parts[0])
-    behind.join(30)
-    assert not behind.is_alive()
+    committer.close()
+    assert committed(tmp_path) == list(range(8))
+
+
+def test_a_disk_that_is_behind_holds_up_those_who_hand_over(tmp_path):
+    committer, disk = Committer(), threading.Event()
+    parts = [part_of(tmp_path, sequence) for sequence in range(8)]
+    handed = []
+
+    def slowly(commit):
+        assert disk.wait(30)
+        commit()
+
+    def hand_over():
+        for part in parts:
+            committer.submit(part)
+            handed.append(part)
+
+    for part in parts:
+        part.commit = partial(slowly, part.commit)
+        committer.expect(part)
+        part.finish()
+    thread = threading.Thread(target=hand_over)
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    assert len(handed) == 3
+    disk.set()
+    thread.join(30)
     committer.close()
     assert committed(tmp_path) == list(range(8))
 

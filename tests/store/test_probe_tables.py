@@ -1,5 +1,6 @@
 """The tables of probes: written sample by sample, read back by the set, whole or not at all."""
 
+import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -228,3 +229,17 @@ def test_the_sizes_that_are_said_are_those_that_are_written(tmp_path):
         table: sum(part.rows for part in run.parts(table)) for table in ("scalars", "tensors", "probes")
     }
     assert ProbePlan(6, 3, 10**6, sketch=100).bytes(4) == 10 * 100 * 2 * 4 + 100 * 8 + 3 * 7 * 7 * 8
+
+
+def test_a_set_that_fails_before_its_first_sample_keeps_no_part_open(tmp_path):
+    """What was probed before it is committed when it is old."""
+    session = opened(tmp_path / "run", part_seconds=0.05)
+    written = put_set(session, 0, 3)
+    session.writer.put_probe()
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob("run/probes/*.parquet")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    session.close("finished")
+    (found,) = open_run(tmp_path / "run").probe_sets()
+    assert_set(found, written)

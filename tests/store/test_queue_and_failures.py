@@ -294,7 +294,7 @@ def test_memory_stays_bounded_however_small_the_steps_are(tmp_path, gate):
 
 
 def test_auto_does_not_compress_what_follows_a_wait(tmp_path, gate):
-    """Steps that are each a part, in a queue of four: the fifth waits for room, and the queue is empty after it."""
+    """Steps that are each a part, in a queue of four: the fifth waits for room, the sixth finds it empty."""
     size = TensorBatch.size(rows_at(0, layout_of(), values_at(0)))
     session = record(tmp_path, [], close=False, queue_bytes=4 * size, part_bytes=size, compression="auto")
 
@@ -305,12 +305,12 @@ def test_auto_does_not_compress_what_follows_a_wait(tmp_path, gate):
     thread = threading.Thread(target=put, args=(range(5),))
     thread.start()
     deadline = time.monotonic() + DEADLINE
-    while session.writer._in_flight < 4 * size or session.writer._streams["tensors"].batch is not None:
+    while session.writer._in_flight < 4 * size:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     gate.set()
     thread.join(DEADLINE)
-    while session.writer._in_flight > size:  # the fifth step, which is still open
+    while session.writer._in_flight:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     assert session.writer.wait_seconds > 0
@@ -349,7 +349,7 @@ def test_a_training_that_waits_does_not_depend_on_threads_of_low_priority(tmp_pa
         if on_encoders_of_low_priority():
             held.append(threading.current_thread().name)
             assert go_on.wait(DEADLINE)
-        elif next(others) == 1:
+        elif next(others) == 6:  # more than may wait for a slow disk
             go_on.set()
         return encoded(self, row_group)
 

@@ -15,8 +15,8 @@ from trajectory_tools.store.table_file import EncodedGroup, RowGroup
 __all__ = ["Assembly"]
 
 AHEAD = 3
-"""Row groups of a part that are being encoded, or wait to be written: where its file is slow, threads turn to the next
-part, and memory does not fill up with pages."""
+"""Row groups of a part that are being encoded, or wait to be written: where its file is slow, memory must not fill up
+with pages."""
 
 
 @dataclass

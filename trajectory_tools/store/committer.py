@@ -7,13 +7,14 @@ import os
 import sys
 import threading
 from collections import defaultdict, deque
+from itertools import takewhile
 
 from trajectory_tools.store.part_file import PartFile
 
 __all__ = ["Committer", "yield_to_training"]
 
 MAX_FINISHED = 3
-"""Parts that may wait to be committed: a disk that is slower than the encoders holds them up."""
+"""Parts that may wait for the disk alone: where it is slower than the encoders, it holds them up."""
 
 
 class Committer:
@@ -38,12 +39,11 @@ class Committer:
             self._due[part.table].append(part)
 
     def submit(self, part: PartFile) -> None:
-        """Have a finished part committed; waits while too many do. Raises the error of an earlier one."""
+        """Have a finished part committed; waits while the disk is behind. Raises the error of an earlier one."""
         with self._changed:
             self._finished.add(part)
             self._changed.notify_all()
-            # The one that the others wait for must not wait for them.
-            self._changed.wait_for(lambda: len(self._finished) <= MAX_FINISHED or self._next() is part or self._error)
+            self._changed.wait_for(lambda: self._waiting() <= MAX_FINISHED or self._error)
             self._raise()
 
     def close(self) -> None:
@@ -60,6 +60,10 @@ class Committer:
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
+
+    def _waiting(self) -> int:
+        """How many wait for the disk, and not for a part before them that is not finished: who works on it may wait."""
+        return sum(1 for due in self._due.values() for _ in takewhile(self._finished.__contains__, due))
 
     def _next(self) -> PartFile | None:
         """A part that can be committed now."""

@@ -50,8 +50,8 @@ class RowGroup:
 class EncodedGroup:
     """A row group on its way into a file: what pyarrow is to write, with nulls for lists, and the pages of the lists.
 
-    They are made as they are asked for, once: so each is written while it is in the processor's cache. Those that are
-    not compressed are the lists' own memory.
+    Pages are made as they are asked for, which can be once: so each is written while it is in the processor's cache.
+    Those that are not compressed are the lists' own memory.
     """
 
     table: pa.Table

@@ -29,7 +29,7 @@ __all__ = ["RunWriter", "ScalarRow", "WriterOptions"]
 COMPRESSIONS = ("auto", "zstd", "none")
 
 ENCODERS = 2
-"""Threads that encode with a low priority, at any time; there is one more, which does so while the training waits."""
+"""Threads that encode at any time, with a low priority; one more does while the training waits, or is over."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class RunWriter:
     Rows are handed over by the batch: a thread woken for each step would cost the training more than the copy. Which
     rows share a batch and a part is decided as they come, so that equal runs are equal files, unless parts roll by age
     or compression is ``auto``. Then threads encode and write, a row group at a time, if they can each of another
-    part: ``ENCODERS`` at any time, and one more while the training waits for them, with the training's own priority
-    (where other processes keep every core busy, the others hardly run). Another thread commits the parts in order.
+    part: ``ENCODERS`` at any time, and one more while the training waits for them or closes, with the training's own
+    priority (where other processes keep every core busy, the others hardly run). One more commits the parts in order.
 
     After a failure nothing more is written, one warning says so, ``put_*`` do nothing, and ``close`` raises
     ``RecordingFailed``. ``wait_seconds`` is how long ``put_*`` have waited for room.
@@ -111,11 +111,11 @@ class RunWriter:
         self._streams: dict[str, Stream] = {}
         self._parts: list[Assembly] = []  # that are not whole, the oldest first
         self._encoding = ENCODERS + 1  # threads that have not ended
-        self._in_flight = 0  # bytes taken and not yet given to Parquet
+        self._in_flight = 0  # bytes of the batches that are not written as a whole
         self._closing = self._warned = self._awaited = False
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
-        self._hurry = threading.Condition(lock)  # the training waits
+        self._hurry = threading.Condition(lock)  # the training waits, or all is over
         self._process = os.getpid()
         # Daemons: a forgotten close must not keep the interpreter from ending (the recorder closes at exit).
         self._threads = [
@@ -139,7 +139,8 @@ class RunWriter:
 
     def put_probe(self, *rows: ProbeRows) -> None:
         """Hand over samples of a probe; call ``end_probes`` when the last ones of the step are handed over."""
-        self._put("probes", rows, ProbeBatch, within_step=True)
+        if rows:
+            self._put("probes", rows, ProbeBatch, within_step=True)
 
     def put_products(self, rows: ProductRows) -> None:
         """Hand over the inner products of a probe."""
@@ -225,9 +226,9 @@ class RunWriter:
         start = time.perf_counter()
         half = max(limit // 2, self._open_bytes())  # what is open is not being written
         enough = min(half, limit - nbytes)
-        self._awaited = True
-        self._hurry.notify_all()
         try:
+            self._awaited = True
+            self._hurry.notify_all()
             self._changed.wait_for(lambda: not self._in_flight or self._in_flight <= enough or self.error)
         finally:
             self._awaited = False
@@ -283,7 +284,7 @@ class RunWriter:
     # From here on: the encoding threads.
 
     def _run(self, always: bool) -> None:
-        """Do tasks, ``always`` or only while the training waits; then with the priority that the training has."""
+        """Do tasks: ``always``, with a low priority, or with the training's own while that waits, or is over."""
         try:
             if always:
                 yield_to_training()
