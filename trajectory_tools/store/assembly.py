@@ -54,6 +54,11 @@ class Assembly:
         self._ended = True
 
     @property
+    def born(self) -> float:
+        """When (monotonic) the first of its rows was recorded."""
+        return self.part.born
+
+    @property
     def is_complete(self) -> bool:
         """Whether the file holds all there will be."""
         return self._ended and not self._batches and self._written == self._begun

@@ -72,10 +72,7 @@ class Stream:
     @property
     def born(self) -> float:
         """When (monotonic) the oldest row was recorded that no finished part holds."""
-        return min(
-            (x.born for x in (None if self.part is None else self.part.part, self.batch) if x is not None),
-            default=float("inf"),
-        )
+        return min((x.born for x in (self.part, self.batch) if x is not None), default=float("inf"))
 
 
 class RunWriter:
@@ -191,8 +188,7 @@ class RunWriter:
         max_bytes = self._options.queue_bytes // (4 * ENCODERS)
         if stream.batch is not None and not stream.batch.takes(row, max_bytes):
             self._seal(stream)
-        batch = stream.batch or new_batch()
-        nbytes = batch.size(row)
+        nbytes = (stream.batch or new_batch()).size(row)
         if self._open_bytes() + nbytes > self._options.queue_bytes:
             for each in self._streams.values():
                 self._seal(each)
