@@ -13,7 +13,7 @@ setup(
             "trajectory_tools.recorder._one_pass",
             ["recorder/one_pass.c"],
             depends=["recorder/one_pass_values.h"],
-            extra_compile_args=["-O3"],
+            extra_compile_args=["-O3", "-ffp-contract=off"],
             py_limited_api=abi3,
             optional=True,  # where no compiler is found, NumPy does the same, more slowly
         )

@@ -132,7 +132,7 @@ static void NAME(add_all)(NAME(found) *found, const NAME(values) *values, Py_ssi
     }
 }
 
-static void NAME(take)(NAME(values) values, Py_ssize_t n, double *numbers)
+CLONED static void NAME(take)(NAME(values) values, Py_ssize_t n, double *numbers)
 {
     int how = values.minus ? MINUS : values.divisor != 1 ? DIVIDED : AS_IT_IS;
     VALUE least = (VALUE)INFINITY, largest = (VALUE)-INFINITY;

@@ -24,6 +24,9 @@ from trajectory_tools.recorder.one_pass import PIECE_VALUES, ROW_VALUES, Pieces,
 from trajectory_tools.run import open_run
 from trajectory_tools.store.stats_rows import MAX, MIN, NONFINITE, SQUARES, ZEROS
 
+LANES = 16
+"""As in one_pass.c."""
+
 HEADERS = Path(sysconfig.get_paths()["include"]) / "Python.h"
 compiled = pytest.param("compiled", marks=pytest.mark.skipif(one_pass._compiled is None, reason="not compiled"))
 
@@ -127,6 +130,21 @@ def test_many_small_errors_do_not_add_up(way):
     values = np.full(PIECE_VALUES, 0.1, np.float32)
     _, numbers = taken([values])
     np.testing.assert_allclose(numbers[0, SQUARES], PIECE_VALUES * float(values[0]) ** 2, rtol=4e-6)
+
+
+@pytest.mark.skipif(one_pass._compiled is None, reason="not compiled")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_whichever_vectors_the_processor_has_the_sums_are_the_same_to_the_last_bit(dtype):
+    values = np.random.default_rng(0).standard_normal(5 * ROW_VALUES).astype(dtype)
+    _, numbers = taken([values])
+    total = 0.0
+    for row in values.reshape(5, -1, LANES):
+        lanes = np.zeros(LANES, dtype)
+        for some in row:
+            lanes += some * some  # each product is rounded before it is added
+        for lane in lanes:
+            total += float(lane)
+    assert numbers[0, SQUARES] == total
 
 
 def test_a_tensor_of_another_size_is_refused(way):
