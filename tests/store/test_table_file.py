@@ -130,7 +130,7 @@ def test_a_column_of_many_pages(tmp_path, monkeypatch, codec):
     path = tmp_path / "x.parquet"
     write(path, [rows], "float32", codec, sizes=[1] * 40)
     column = ListColumn(pa.float32(), cuts_of([row[2] for row in rows], "float32", [1] * 40))
-    assert len(list(column.pages(None))) == 14  # of three rows each, and of one
+    assert len(list(column.pages(compressed=False))) == 14  # of three rows each, and of one
     file = pq.ParquetFile(path, page_checksum_verification=True)
     np.testing.assert_array_equal(np.array(file.read().column("a").to_pylist(), np.float32), values)
     assert len(duckdb.sql(f"select a from '{path}'").fetchall()) == 40
@@ -196,7 +196,7 @@ def test_a_bit_that_flips_anywhere_in_a_page_is_found(tmp_path):
     write(path, [[(0, "w", [1.0, 2.0, 3.0], [4.0])]], "float32", "none")
     content = bytearray(path.read_bytes())
     column = pq.read_metadata(path).row_group(0).column(2)
-    (page,) = ListColumn(pa.float32(), cuts_of([[1.0, 2.0, 3.0]], "float32", ())).pages(None)
+    (page,) = ListColumn(pa.float32(), cuts_of([[1.0, 2.0, 3.0]], "float32", ())).pages(compressed=False)
     begin, end = column.data_page_offset + len(page.header), column.data_page_offset + column.total_compressed_size
     assert content[begin:end] == b"".join(page.body)
     for at in range(begin, end):

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trajectory_tools.store.arrow import NUMPY_TYPES
+from trajectory_tools.store.compression import compress, repeat
 from trajectory_tools.store.thrift import I32, STRUCT, encode, varint
 
 __all__ = ["ENCODINGS", "Cut", "ListColumn", "Page"]
@@ -71,7 +72,7 @@ class ListColumn:
     def __len__(self) -> int:
         return sum(len(cut.lengths) for cut in self.cuts)
 
-    def pages(self, codec: pa.Codec | None) -> Iterator[Page]:
+    def pages(self, *, compressed: bool) -> Iterator[Page]:
         """They, about ``PAGE_VALUES`` values a page. Compressed floats are split by byte first."""
         held: list[Cut] = []
         n_values = 0
@@ -79,14 +80,14 @@ class ListColumn:
             if not len(cut.lengths):
                 continue  # some readers take a page without rows for the last one
             if held and n_values + len(cut.values) > PAGE_VALUES:
-                yield self._page(held, codec)
+                yield self._page(held, compressed)
                 held, n_values = [], 0
             held.append(cut)
             n_values += len(cut.values)
         if held:
-            yield self._page(held, codec)
+            yield self._page(held, compressed)
 
-    def _page(self, cuts: Sequence[Cut], codec: pa.Codec | None) -> Page:
+    def _page(self, cuts: Sequence[Cut], compressed: bool) -> Page:
         found = [_levels(cut.lengths.astype(np.int64, copy=False).tobytes(), cut.null.tobytes()) for cut in cuts]
         levels = b"".join(
             _sized(b"".join(runs)) for runs in ([f.repetition for f in found], [f.definition for f in found])
@@ -97,15 +98,15 @@ class ListColumn:
                 raise ValueError(f"{len(cut.values)} values do not fit lists of {level.n_values}")
         dtype = np.dtype(NUMPY_TYPES[self.value_type]).newbyteorder("<")
         values = [np.ascontiguousarray(cut.values, dtype) for cut in cuts if len(cut.values)]
-        split = codec is not None and dtype.kind == "f"
+        split = compressed and dtype.kind == "f"
         encoding = ENCODINGS["BYTE_STREAM_SPLIT" if split else "PLAIN"]
         plain_bytes = len(levels) + sum(each.nbytes for each in values)
-        if codec is None and len(values) == 1:
+        if not compressed and len(values) == 1:
             body = [memoryview(levels), values[0].view(np.uint8).data]
         else:  # many small pieces as well: for each the interpreter would be handed over three times
-            whole = _together(levels, values, plain_bytes, split)
-            # A view of what ``compress`` returns has the size that it had before.
-            body = [whole.data if codec is None else memoryview(codec.compress(pa.py_buffer(whole)).slice(0))]
+            whole = _together(levels, values, plain_bytes, split).data
+            matches = not split or repeat(values)
+            body = [compress(whole, matches=matches) if compressed else whole]
         crc = 0
         for piece in body:
             crc = zlib.crc32(piece, crc)

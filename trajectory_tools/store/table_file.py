@@ -41,8 +41,7 @@ class RowGroup:
             pa.nulls(n_rows, column.type) if column.name in self.lists else self.numbers[column.name]
             for column in schema
         ]
-        codec = None if compression == "none" else pa.Codec(compression, compression_level=1)
-        pages = {name: values.pages(codec) for name, values in self.lists.items()}
+        pages = {name: values.pages(compressed=compression != "none") for name, values in self.lists.items()}
         return EncodedGroup(pa.table(columns, schema=schema), pages)
 
 

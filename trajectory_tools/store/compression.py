@@ -1,0 +1,52 @@
+"""zstd for pages of floats, whose first bytes stand together, then their second ones, and so on.
+
+A plane of exponents has few different bytes, and hardly a longer pattern: zstd finds its many short matches at a third
+of the speed at which it codes the bytes by how frequent they are, and the result is larger. So matches are looked for
+where there are any: from one step's values to the next one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from zstandard import ZstdCompressionParameters, ZstdCompressor
+
+__all__ = ["compress", "repeat"]
+
+LEVEL = 1
+
+NO_MATCHES = ZstdCompressionParameters.from_level(LEVEL, hash_log=6, min_match=7)
+"""It still finds runs of one byte, and what is like the few bytes before it."""
+
+MARGIN = 1024
+"""Bytes. What cannot be compressed grows by less than this and a 256th (zstd.h, ``ZSTD_COMPRESSBOUND``)."""
+
+REACH = 2**15
+"""About how many bytes back this level finds a match."""
+
+
+def compress(data: memoryview, *, matches: bool) -> memoryview:
+    """One frame of these bytes; ``matches``: look for what is like what stands far before it."""
+    # Not one for all: a compressor is for one thread.
+    compressor = ZstdCompressor(level=LEVEL) if matches else ZstdCompressor(compression_params=NO_MATCHES)
+    # Into memory of pyarrow's pool, which keeps it. glibc gives that of ``compress`` back to the kernel each time.
+    out = pa.allocate_buffer(len(data) + (len(data) >> 8) + MARGIN)
+    size = compressor.stream_reader(data, size=len(data)).readinto(out)
+    if size == out.size:
+        raise RuntimeError(f"zstd made {len(data)} bytes larger than it says it ever does")
+    return memoryview(out)[:size]
+
+
+def repeat(values: Sequence[NDArray[Any]]) -> bool:
+    """Whether arrays of floats repeat each other, as parameters do from step to step: here, in most of the last bytes.
+
+    Told by the first two. Little-endian: the last byte is the sign and most of the exponent.
+    """
+    if len(values) < 2 or not 0 < values[0].size == values[1].size <= REACH:
+        return False
+    first, second = (each.reshape(-1).view(np.uint8)[each.itemsize - 1 :: each.itemsize] for each in values[:2])
+    return 2 * int(np.count_nonzero(first == second)) > first.size
