@@ -26,7 +26,6 @@ from trajectory_tools.recorder.description import (
     describe_optimizer,
     describe_outcome,
 )
-from trajectory_tools.recorder.kept_memory import keep_freed_memory
 from trajectory_tools.recorder.names import Names, name_parameters
 from trajectory_tools.recorder.probes import LossFunction, Mode, ProbeOptions, Prober
 from trajectory_tools.recorder.ranks import Agreement, is_sharded, process_rank
@@ -251,7 +250,6 @@ class Recorder:
         self._deaf = False  # whether it was said that nothing is logged any more
         self._probe_buffers = Buffers()
         session = self._open() if self._records else None
-        keep_freed_memory()
         first = self._start_step
         self._steps.begin(session, (session.next_step if session else 0) if first is None else first)
         self._hooks = [handle for optimizer in self._optimizers for handle in self._steps.hook(optimizer)]

@@ -43,6 +43,12 @@ in a tensor it stands; of bfloat16 they do not. Others (Muon, Adafactor, LBFGS, 
 look at a parameter as a whole, or may, and are not in the list.
 """
 
+KEPT_BYTES = 24 * 2**20
+"""Above what one step allocates at a time, below what glibc never keeps (32 MB).
+
+That it keeps blocks of this size holds for the whole process, as after any array of this size that a program frees.
+"""
+
 UNSUITED = ("fused", "differentiable", "capturable")
 """Options with which a step is another computation."""
 
@@ -83,6 +89,9 @@ class RowStep:
 
     def __init__(self, opt: Optimizer, space: FlatSpace, before: Tensor, size: int, elements: Sequence[str]) -> None:
         self._optimizer, self._space, self._before, self._size, self._elements = opt, space, before, size, elements
+        # Until a block as large was freed once, glibc gives those of the step's intermediate values back to the kernel
+        # each time, and takes them anew page by page: half of the step's time (mallopt(3), M_MMAP_THRESHOLD).
+        torch.empty(KEPT_BYTES, dtype=torch.uint8, device="cpu")
         self._stretches: tuple[bytes, list[Stretch]] | None = None
         self._repeats: dict[tuple[int, int, str], Tensor] = {}
         self._twin: Optimizer = object.__new__(type(opt))
