@@ -64,10 +64,11 @@ class Page:
 
 @dataclass(frozen=True)
 class ListColumn:
-    """Rows of lists of that type: the cuts, one after the other."""
+    """Rows of lists of that type: the cuts, one after the other; ``steps``: each is all there is of one step."""
 
     value_type: pa.DataType
     cuts: Sequence[Cut]
+    steps: bool = False
 
     def __len__(self) -> int:
         return sum(len(cut.lengths) for cut in self.cuts)
@@ -105,7 +106,7 @@ class ListColumn:
             body = [memoryview(levels), values[0].view(np.uint8).data]
         else:  # many small pieces as well: for each the interpreter would be handed over three times
             whole = _together(levels, values, plain_bytes, split).data
-            matches = not split or repeat(values)
+            matches = not (split and self.steps) or repeat(values)
             body = [compress(whole, matches=matches) if compressed else whole]
         crc = 0
         for piece in body:

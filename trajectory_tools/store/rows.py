@@ -126,5 +126,8 @@ def _row_group(steps: Sequence[StepRows], start: int, stop: int) -> RowGroup:
         "offset": number_array(np.tile(layout.offsets[start:stop], len(steps))),
     }
     value_type = pa.type_for_alias(layout.dtype)
-    lists = {name: ListColumn(value_type, [rows.cut(name, start, stop) for rows in steps]) for name in VALUE_COLUMNS}
+    lists = {
+        name: ListColumn(value_type, [rows.cut(name, start, stop) for rows in steps], steps=True)
+        for name in VALUE_COLUMNS
+    }
     return RowGroup(keys, lists)
