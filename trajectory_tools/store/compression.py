@@ -29,6 +29,7 @@ MARGIN = 1024
 def compress(data: memoryview, *, matches: bool) -> memoryview:
     """One frame of these bytes; ``matches``: look for what is like what stands far before it."""
     if matches or not data:  # of no bytes zstandard's reader would never see the end
+        # A view of what pyarrow's ``compress`` returns has the size that it had before: hence the slice.
         return memoryview(pa.Codec("zstd", compression_level=LEVEL).compress(pa.py_buffer(data)).slice(0))
     # Into memory of pyarrow's pool, which keeps it; that of ``compress`` may go back to the kernel each time. A
     # compressor is for one thread. It holds the interpreter's lock for the last 128 KB, some 50 microseconds.
