@@ -7,8 +7,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajectory_tools.store.compression import compress, repeat
-from trajectory_tools.store.list_column import Cut, ListColumn
+from trajectory_tools.store.compression import compress, mostly_zero, repeat
+from trajectory_tools.store.list_column import ENCODINGS, Cut, ListColumn
 
 RNG = np.random.default_rng(0)
 
@@ -52,3 +52,33 @@ def test_which_arrays_repeat_each_other():
     assert not repeat([])
     assert not repeat([near, near[1:]])
     assert not repeat([near[:0], near[:0]])
+    large = np.tile(near, 300)
+    assert repeat([large, large])
+    assert not repeat([large, -large])
+
+
+def test_zeros_in_the_same_places_repeat_nothing():
+    here = RNG.random(2000) < 0.1
+    first, second = (RNG.normal(size=2000).astype(np.float32) * here for _ in range(2))
+    assert not repeat([first, second])
+    assert repeat([first, first * np.float32(1.0001)])
+    assert not repeat([np.zeros(9), np.zeros(9)])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_three_of_five_zeros_are_most(dtype):
+    assert mostly_zero([np.array([0, 1, 0, -0.5, 0, 0], dtype)])
+    assert not mostly_zero([np.array([0, 1, 0, -0.5, 0], dtype)])
+    assert mostly_zero([np.zeros((3, 3), dtype), np.ones((3, 3), dtype)])
+    assert not mostly_zero([np.zeros(0, dtype)])
+    assert not mostly_zero([])
+
+
+@pytest.mark.parametrize("steps", [True, False])
+def test_values_that_are_mostly_zero_stay_whole_and_take_less(steps):
+    values = np.where(RNG.random((8, 50_000)) < 0.1, RNG.normal(size=(8, 50_000)), 0).astype(np.float32)
+    cuts = [Cut(step, np.array([50_000]), np.array([False])) for step in values]
+    (page,) = ListColumn(pa.float32(), cuts, steps=steps).pages(compressed=True)
+    assert page.encoding == ENCODINGS["PLAIN"]
+    split = pa.Codec("zstd", compression_level=1).compress(values.reshape(-1).view(np.uint8).reshape(-1, 4).T.copy())
+    assert page.nbytes < split.size

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trajectory_tools.store.arrow import NUMPY_TYPES
-from trajectory_tools.store.compression import compress, repeat
+from trajectory_tools.store.compression import compress, mostly_zero, repeat
 from trajectory_tools.store.thrift import I32, STRUCT, encode, varint
 
 __all__ = ["ENCODINGS", "Cut", "ListColumn", "Page"]
@@ -74,7 +74,7 @@ class ListColumn:
         return sum(len(cut.lengths) for cut in self.cuts)
 
     def pages(self, *, compressed: bool) -> Iterator[Page]:
-        """They, about ``PAGE_VALUES`` values a page. Compressed floats are split by byte first."""
+        """They, about ``PAGE_VALUES`` values a page. Compressed floats are split by byte first, unless most are zero."""
         held: list[Cut] = []
         n_values = 0
         for cut in self.cuts:
@@ -99,14 +99,16 @@ class ListColumn:
                 raise ValueError(f"{len(cut.values)} values do not fit lists of {level.n_values}")
         dtype = np.dtype(NUMPY_TYPES[self.value_type]).newbyteorder("<")
         values = [np.ascontiguousarray(cut.values, dtype) for cut in cuts if len(cut.values)]
-        split = compressed and dtype.kind == "f"
+        floats = compressed and dtype.kind == "f"
+        repeated = floats and repeat(values)
+        split = floats and (repeated or not mostly_zero(values))
         encoding = ENCODINGS["BYTE_STREAM_SPLIT" if split else "PLAIN"]
         plain_bytes = len(levels) + sum(each.nbytes for each in values)
         if not compressed and len(values) == 1:
             body = [memoryview(levels), values[0].view(np.uint8).data]
         else:  # many small pieces as well: for each the interpreter would be handed over three times
             whole = _together(levels, values, plain_bytes, split).data
-            matches = not (split and self.steps) or repeat(values)
+            matches = repeated or not (floats and self.steps)
             body = [compress(whole, matches=matches) if compressed else whole]
         crc = 0
         for piece in body:
