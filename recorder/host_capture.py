@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trajectory_tools.recorder.buffers import Buffers
 from trajectory_tools.recorder.capture import Capture, Captured
+from trajectory_tools.recorder.kept_memory import LARGE_BYTES, keep_freed_memory
 from trajectory_tools.recorder.names import Named
 from trajectory_tools.recorder.one_pass import Pieces, flat, take
 from trajectory_tools.recorder.projector import Projector
@@ -48,6 +49,8 @@ class HostCapture(Capture):
     ) -> None:
         super().__init__(named, save, stats=stats, selection=selection, counts=counts)
         self._width = np.dtype(self.layout.dtype)
+        if sum(self._numels) * self._width.itemsize >= LARGE_BYTES:
+            keep_freed_memory()
         self._buffers = Buffers()
         self._plans: dict[bytes, Plan] = {}
         chosen, names, numels = self.selection, self._names, self._numels

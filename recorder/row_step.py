@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trajectory_tools.recorder.flat_space import FlatSpace, Present, Rows
+from trajectory_tools.recorder.kept_memory import keep_freed_memory
 from trajectory_tools.recorder.snapshot import HOOKS, no_hooks
 
 __all__ = ["RowStep"]
@@ -41,12 +42,6 @@ put together in tensors makes no difference: one step over rows, in which parame
 step of each parameter for each row. Torch's kernels give every element of float32 and float64 the same bits wherever
 in a tensor it stands; of bfloat16 they do not. Others (Muon, Adafactor, LBFGS, those of other packages, subclasses)
 look at a parameter as a whole, or may, and are not in the list.
-"""
-
-KEPT_BYTES = 24 * 2**20
-"""Above what one step allocates at a time, below what glibc never keeps (32 MB).
-
-That it keeps blocks of this size holds for the whole process, as after any array of this size that a program frees.
 """
 
 UNSUITED = ("fused", "differentiable", "capturable")
@@ -89,9 +84,7 @@ class RowStep:
 
     def __init__(self, opt: Optimizer, space: FlatSpace, before: Tensor, size: int, elements: Sequence[str]) -> None:
         self._optimizer, self._space, self._before, self._size, self._elements = opt, space, before, size, elements
-        # Until a block as large was freed once, glibc gives those of the step's intermediate values back to the kernel
-        # each time, and takes them anew page by page: half of the step's time (mallopt(3), M_MMAP_THRESHOLD).
-        torch.empty(KEPT_BYTES, dtype=torch.uint8, device="cpu")
+        keep_freed_memory()  # the step's intermediate values, taken anew page by page, were half of its time
         self._stretches: tuple[bytes, list[Stretch]] | None = None
         self._repeats: dict[tuple[int, int, str], Tensor] = {}
         self._twin: Optimizer = object.__new__(type(opt))

@@ -74,7 +74,7 @@ class ListColumn:
         return sum(len(cut.lengths) for cut in self.cuts)
 
     def pages(self, *, compressed: bool) -> Iterator[Page]:
-        """They, about ``PAGE_VALUES`` values a page. Compressed floats are split by byte first, unless most are zero."""
+        """They, about ``PAGE_VALUES`` values a page. Compressed floats are split by byte, unless most are zero."""
         held: list[Cut] = []
         n_values = 0
         for cut in self.cuts:
