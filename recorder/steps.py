@@ -177,11 +177,10 @@ class Steps:
         if not self._round:
             self._look_at_ranks()
             writing = self.session is not None and self.session.writer.error is None
-            self._round = Round(
-                self._captures.each,
-                record=bool(writing and self._schedule is not None and self._schedule(self.number)),
-                stats=writing and self._stats,
-            )
+            record = bool(writing and self._schedule is not None and self._schedule(self.number))
+            if record and self.session is not None:
+                self.session.writer.make_room(self._captures.whole.bytes_per_step)
+            self._round = Round(self._captures.each, record=record, stats=writing and self._stats)
         self._round.begin(place)
         return self._round
 

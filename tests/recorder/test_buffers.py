@@ -117,3 +117,28 @@ def test_a_subsample_that_waits_to_be_written_is_not_overwritten(tmp_path, monke
     assert len(places) == 120
     for i, column in enumerate(("param", "grad", "update")):
         np.testing.assert_array_equal(run.array(column, "weight"), np.stack([each[i][places] for each in expected]))
+
+
+def test_a_step_is_copied_into_the_memory_of_one_that_is_written(tmp_path):
+    """Where the queue has room for one step, the memory of one suffices: the next is not copied before that is free."""
+    weight = torch.nn.Parameter(torch.zeros(2**20))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    step_bytes = 3 * weight.nbytes
+    tracemalloc.start()
+    try:
+        with Recorder(
+            tmp_path / "run",
+            [("w", weight)],
+            optimizer,
+            stats=False,
+            compression="none",
+            queue_bytes=step_bytes * 3 // 2,
+        ):
+            for _ in range(6):
+                weight.grad = torch.ones_like(weight)
+                optimizer.step()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert open_run(tmp_path / "run").steps.tolist() == list(range(6))
+    assert step_bytes < peak < 1.5 * step_bytes

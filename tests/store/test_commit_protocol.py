@@ -20,7 +20,7 @@ from making import assert_holds, described, layout_of, part_of, record, rows_at,
 from trajectory_tools.errors import OutputExists, RunBusy
 from trajectory_tools.run import open_run
 from trajectory_tools.store import files
-from trajectory_tools.store.files import append_line, move_without_replacing, read_json, sync, write_json
+from trajectory_tools.store.files import append_line, move_without_replacing, read_json, write_json
 from trajectory_tools.store.part_file import PartFile
 from trajectory_tools.store.parts import MANIFEST, committed_parts, read_manifest, sha256
 from trajectory_tools.store.session import Session
@@ -313,37 +313,3 @@ def test_lines_are_appended_after_a_torn_one(tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     append_line(path, {"c": 3})
     assert path.read_text().splitlines() == ['{"a": 1}', '{"b": ', '{"c": 3}']
-
-
-def in_memory(path):
-    """Whether the file's beginning can be read without waiting for the disk."""
-    with path.open("rb") as file:
-        try:
-            return os.preadv(file.fileno(), [bytearray(4096)], 0, os.RWF_NOWAIT) > 0
-        except BlockingIOError:
-            return False
-
-
-@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="the system cannot be asked what it keeps in memory")
-def test_large_parts_leave_the_page_cache_to_the_training(tmp_path):
-    control = tmp_path / "control"
-    control.write_bytes(bytes(2**20))
-    sync(control, forget=True)
-    if in_memory(control):
-        pytest.skip("this file system keeps everything in memory")
-    shapes = {"w": (1500, 1000)}
-    record(tmp_path / "large", range(1), shapes=shapes, compression="none")
-    record(tmp_path / "small", range(1))
-    ((large,), (small,)) = (sorted((tmp_path / name / "tensors").iterdir()) for name in ("large", "small"))
-    assert large.stat().st_size > 16 * 2**20
-    assert not in_memory(large)
-    assert in_memory(small)
-
-
-def test_a_system_that_takes_no_hints_loses_nothing(tmp_path, monkeypatch):
-    def refuse(*arguments):
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
-    record(tmp_path, range(1), shapes={"w": (1500, 1000)}, compression="none")
-    assert open_run(tmp_path).status == "finished"

@@ -18,7 +18,7 @@ from trajectory_tools.store.schema import ROW_GROUP_VALUES, scalars_schema, tens
 from trajectory_tools.store.stats_rows import StatsBatch
 from trajectory_tools.store.table_file import RowGroup
 
-__all__ = ["Batch", "ScalarBatch", "ScalarRow", "TensorBatch"]
+__all__ = ["STEP_ROW_BYTES", "Batch", "ScalarBatch", "ScalarRow", "TensorBatch"]
 
 SCALAR_ROWS = 4096
 SCALAR_ROW_BYTES = 512  # about what a row's dict and floats take in memory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -15,19 +14,13 @@ __all__ = ["append_line", "move_without_replacing", "read_json", "sync", "write_
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EMLINK}
 
 
-def sync(path: Path, *, forget: bool = False) -> None:
-    """Return once the file's bytes, or the folder's entries, are on the disk.
-
-    ``forget``: the system need not keep the bytes in memory as well, where it can be told.
-    """
+def sync(path: Path) -> None:
+    """Return once the file's bytes, or the folder's entries, are on the disk."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open a folder, and needs no such call
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-        if forget and hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):  # it is only a hint
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
 

@@ -16,10 +16,6 @@ from trajectory_tools.store.table_file import EncodedGroup, RowGroup, TableFile
 
 __all__ = ["PartFile"]
 
-FORGOTTEN_BYTES = 16 * 2**20
-"""A part as large as this leaves the page cache once it is on the disk: a long recording would push out the data that
-the training reads, and, on a virtual machine, make the host find ever more memory."""
-
 
 class PartFile:
     """``write`` row groups in the order of the steps, then ``finish``, then ``commit``; or ``drop``, at any time.
@@ -87,7 +83,7 @@ class PartFile:
         size, digest, crc = self._written
         if (found := self._temporary.stat().st_size) != size:
             raise OSError(f"{self._temporary.name} has {found} bytes where {size} were written")
-        sync(self._temporary, forget=size >= FORGOTTEN_BYTES)
+        sync(self._temporary)
         name = self._id.file_name
         move_without_replacing(self._temporary, self._folder / self.table / name)
         span = (self._rows, self._first_step, self._last_step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -12,14 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trajectory_tools.store.hashed_file import HashedFile
 from trajectory_tools.store.list_column import ENCODINGS, ListColumn, Page
 from trajectory_tools.store.schema import writer_options
 from trajectory_tools.store.thrift import I32, I64, LIST, Struct, decode, encode
 
 __all__ = ["EncodedGroup", "RowGroup", "TableFile"]
-
-BLOCK = 2**20
-"""Bytes that are hashed and then written, while they are in the processor's cache."""
 
 MAGIC = b"PAR1"
 
@@ -85,7 +82,7 @@ class TableFile:
         self._memory = pa.BufferOutputStream()
         self._writer = pq.ParquetWriter(self._memory, schema, **writer_options(schema, compression))
         self._lists: list[dict[str, Chunk]] = []  # of each row group
-        self._file = _HashedFile(path)
+        self._file = HashedFile(path)
 
     def write(self, group: EncodedGroup) -> None:
         """Append the row group."""
@@ -125,9 +122,9 @@ class TableFile:
 
     def drop(self) -> None:
         """Close it, whatever it holds."""
-        for file in (self._writer, self._file):
-            with suppress(Exception):
-                file.close()
+        with suppress(Exception):
+            self._writer.close()
+        self._file.drop()
 
 
 def _put_right(group: Struct, chunks: Mapping[str, Chunk], shift: int) -> None:
@@ -160,24 +157,3 @@ def _move(struct: Struct, fields: Iterable[int], shift: int) -> None:
         if number in struct:
             kind, offset = struct[number]
             struct[number] = (kind, offset + shift)
-
-
-class _HashedFile:
-    """A new file that is written from its beginning to its end: its size, and the sha256 of what is in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.sha256 = hashlib.sha256()
-        self.size = 0
-        self._file = path.open("wb", buffering=0)  # a forked child has nothing of it to flush
-
-    def write(self, data: memoryview | bytes) -> None:
-        view = memoryview(data)
-        for start in range(0, len(view), BLOCK):
-            block = view[start : start + BLOCK]
-            self.sha256.update(block)
-            self.size += len(block)
-            while len(block):
-                block = block[self._file.write(block) :]
-
-    def close(self) -> None:
-        self._file.close()

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from trajectory_tools.errors import BadArgument, RecordingFailed, UnknownName
 from trajectory_tools.store.assembly import Assembly
-from trajectory_tools.store.batch import Batch, ScalarBatch, ScalarRow, TensorBatch
+from trajectory_tools.store.batch import STEP_ROW_BYTES, Batch, ScalarBatch, ScalarRow, TensorBatch
 from trajectory_tools.store.committer import Committer, yield_to_training
 from trajectory_tools.store.part_file import PartFile
 from trajectory_tools.store.parts import PartId, first_line
@@ -85,7 +85,7 @@ class RunWriter:
     priority (where other processes keep every core busy, the others hardly run). One more commits the parts in order.
 
     After a failure nothing more is written, one warning says so, ``put_*`` do nothing, and ``close`` raises
-    ``RecordingFailed``. ``wait_seconds`` is how long ``put_*`` have waited for room.
+    ``RecordingFailed``. ``wait_seconds`` is how long ``put_*`` and ``make_room`` have waited for it.
     """
 
     def __init__(
@@ -121,6 +121,13 @@ class RunWriter:
         ]
         for thread in self._threads:
             thread.start()
+
+    def make_room(self, value_bytes: int) -> None:
+        """Wait as ``put_tensors`` would for so many bytes of values: before they are copied, into memory of steps that
+        are written by then."""
+        with self._changed:
+            if not self._stopped():
+                self._wait_for_room(value_bytes + STEP_ROW_BYTES)
 
     def put_tensors(self, rows: StepRows) -> None:
         """Hand over one step; waits while the queue is full. A step larger than the queue waits until it is empty."""
@@ -189,9 +196,6 @@ class RunWriter:
         if stream.batch is not None and not stream.batch.takes(row, max_bytes):
             self._seal(stream)
         nbytes = (stream.batch or new_batch()).size(row)
-        if self._open_bytes() + nbytes > self._options.queue_bytes:
-            for each in self._streams.values():
-                self._seal(each)
         self._wait_for_room(nbytes)
         if self.error is None:
             batch = stream.batch = stream.batch or new_batch()
@@ -217,6 +221,9 @@ class RunWriter:
         threads spin, do not.
         """
         limit = self._options.queue_bytes
+        if self._open_bytes() + nbytes > limit:
+            for stream in self._streams.values():
+                self._seal(stream)
         if not self._in_flight or self._in_flight + nbytes <= limit:
             return
         start = time.perf_counter()
