@@ -48,7 +48,7 @@ def chosen(folder: Path, quick: bool) -> None:
         ("stats", 40, 9, {"save": []}, "at most 1.10x"),
         ("stats and a 1 % subsample", 40, 9, {"subsample": 0.01}, "at most 1.15x"),
         ("stats and 256 projections of each", 6, 3, {"projection": 256}, "-"),
-        ("stats, full tensors every=50", 100, 5, {"every": 50}, "at most 1.15x"),
+        ("stats, full tensors every=50", 200, 5, {"every": 50}, "at most 1.15x"),
     ):
         n, repeats = (max(2, steps // 6), 2) if quick else (steps, pairs)
         found = ratio(

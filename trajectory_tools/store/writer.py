@@ -36,8 +36,9 @@ ENCODERS = 2
 class WriterOptions:
     """How a run is written.
 
-    ``compression``: ``zstd``; ``none``, which is faster and takes a fifth more room; or ``auto``: ``zstd``, but
-    ``none`` for a part that begins while half of the queue is full, or after the training had to wait for room.
+    ``compression``: ``zstd``; ``none``, which is faster and takes a fifth more room (where most gradients are zero,
+    twice as much); or ``auto``: ``zstd``, but ``none`` for a part that begins while half of the queue is full, or
+    after the training had to wait for room.
     ``queue_bytes``: how much may wait in memory. Parts roll when they hold ``part_bytes`` of values, or when their
     first row is ``part_seconds`` old: what a kill can cost.
     """
