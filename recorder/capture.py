@@ -78,6 +78,11 @@ class Capture:
         """Bytes that one recorded step holds before compression."""
         return int(self.layout.lengths.sum()) * self._dtype.itemsize * len(self._save)
 
+    @property
+    def held_per_step(self) -> int:
+        """Bytes of memory that one recorded step holds until it is written."""
+        return self.bytes_per_step
+
     def before(self, record: bool = True) -> None:
         """Copy θ_t."""
         self._record = record

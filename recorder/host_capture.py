@@ -71,12 +71,7 @@ class HostCapture(Capture):
         """Copy θ_t."""
         self._record, self._now, self._graded = record, self._all, False
         self._values: dict[str, Floats] = {}  # what is recorded of a selection
-        saved = self._save if record and self._whole else frozenset()
-        projected = self._save if record and self._projector is not None else frozenset()
-        kept = [
-            *(["param"] if self.stats or (saved | projected) & {"param", "update"} else []),
-            *(kind for kind in ("update", "grad") if kind in saved),
-        ]
+        kept = self._kept(record)
         n = self._all.pieces.n_values
         if self.stats:
             self._numbers = np.empty((3 * len(self._all.pieces.table), 5))
@@ -127,9 +122,25 @@ class HostCapture(Capture):
         del self._rows, self._buffer, self._release, self._values, self._room, self._release_chosen
         return Captured(rows, stats)
 
+    @property
+    def held_per_step(self) -> int:
+        """Bytes of memory that one recorded step holds until it is written: of θ_t also where it is not saved."""
+        if not self._whole:
+            return super().held_per_step
+        return len(self._kept(True)) * self._all.pieces.n_values * self._width.itemsize
+
     def release(self) -> None:
         """Let go of the memory that is kept for the steps to come."""
         self._buffers.forget()
+
+    def _kept(self, record: bool) -> list[str]:
+        """What is copied as a whole."""
+        saved = self._save if record and self._whole else frozenset()
+        projected = self._save if record and self._projector is not None else frozenset()
+        return [
+            *(["param"] if self.stats or (saved | projected) & {"param", "update"} else []),
+            *(kind for kind in ("update", "grad") if kind in saved),
+        ]
 
     def _plan(self, present: NDArray[np.bool_]) -> Plan:
         """How the gradients are gone through when these parameters have one."""

@@ -179,7 +179,7 @@ class Steps:
             writing = self.session is not None and self.session.writer.error is None
             record = bool(writing and self._schedule is not None and self._schedule(self.number))
             if record and self.session is not None:
-                self.session.writer.make_room(self._captures.whole.bytes_per_step)
+                self.session.writer.make_room(self._captures.whole.held_per_step)
             self._round = Round(self._captures.each, record=record, stats=writing and self._stats)
         self._round.begin(place)
         return self._round

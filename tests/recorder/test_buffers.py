@@ -119,21 +119,16 @@ def test_a_subsample_that_waits_to_be_written_is_not_overwritten(tmp_path, monke
         np.testing.assert_array_equal(run.array(column, "weight"), np.stack([each[i][places] for each in expected]))
 
 
-def test_a_step_is_copied_into_the_memory_of_one_that_is_written(tmp_path):
+@pytest.mark.parametrize("save", [["param", "grad", "update"], ["update"], ["grad"]])
+def test_a_step_is_copied_into_the_memory_of_one_that_is_written(tmp_path, save):
     """Where the queue has room for one step, the memory of one suffices: the next is not copied before that is free."""
     weight = torch.nn.Parameter(torch.zeros(2**20))
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    step_bytes = 3 * weight.nbytes
+    step_bytes = (2 if save == ["update"] else len(save)) * weight.nbytes  # an update needs the parameters as well
     tracemalloc.start()
     try:
-        with Recorder(
-            tmp_path / "run",
-            [("w", weight)],
-            optimizer,
-            stats=False,
-            compression="none",
-            queue_bytes=step_bytes * 3 // 2,
-        ):
+        options = {"save": save, "stats": False, "compression": "none", "queue_bytes": step_bytes * 3 // 2}
+        with Recorder(tmp_path / "run", [("w", weight)], optimizer, **options):
             for _ in range(6):
                 weight.grad = torch.ones_like(weight)
                 optimizer.step()

@@ -7,10 +7,13 @@ import errno
 import hashlib
 import mmap
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
+
+from trajectory_tools.store.disk_thread import DiskThread
 
 if sys.platform == "linux":
     import fcntl
@@ -23,27 +26,28 @@ BLOCK = 2**20
 
 
 class HashedFile:
-    """``write``, then ``close``: ``size`` is how many bytes were written, ``sha256`` the hash of them.
+    """``write``, then ``close``: ``size`` is how many bytes were given, ``sha256`` the hash of those in the file.
 
-    Whole blocks go to the disk past the page cache (Linux's O_DIRECT), where the file system can do it, while the next
-    is filled and hashed. So a long recording does not push out the data that the training reads, and the kernel need
-    not find and fill a page for each one written, which takes up to forty times the processor's time. The rest, less
-    than a block, is in the page cache until it is synced.
+    Whole blocks go to the disk past the page cache (Linux's O_DIRECT), where the file system can do it: so a long
+    recording does not push out the data that the training reads, and the kernel need not find and fill a page for each
+    one written. What is left, less than a block, goes through it. With a ``disk`` thread, a block is written while the
+    next is filled and hashed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, disk: DiskThread | None = None) -> None:
         self.sha256 = hashlib.sha256()
         self.size = 0
-        # Whole pages of memory, as O_DIRECT wants them: one block is filled while the other is written.
+        # Whole pages, as O_DIRECT wants them; and shared ones, or a fork during a write could spoil it (open(2)).
         self._block, self._other = np.frombuffer(mmap.mmap(-1, 2 * BLOCK), np.uint8).reshape(2, BLOCK)
         self._filled = 0
-        self._disk = ThreadPoolExecutor(1, "trajectory-disk")  # has no thread before it is given something
-        self._pending: Future[None] | None = None
+        self._disk = disk
+        self._pending = False
+        self._outcome: SimpleQueue[Exception | None] = SimpleQueue()
         self._file = path.open("wb", buffering=0)  # a forked child has nothing of it to flush
         self._direct = self._set_direct(True)
 
     def write(self, data: memoryview | bytes) -> None:
-        """Append these bytes; an error may be that of an earlier call."""
+        """Append these bytes; an error may be that of the block before."""
         rest = np.frombuffer(data, np.uint8)
         while len(rest):
             room = BLOCK - self._filled
@@ -54,11 +58,12 @@ class HashedFile:
             if self._filled == BLOCK:
                 block = self._hashed()
                 self._wait()
-                try:
-                    self._pending = self._disk.submit(self._write, block)
-                except RuntimeError:  # the interpreter ends
+                if self._disk is None:
                     self._write(block)
-                self._block, self._other = self._other, self._block
+                else:
+                    self._pending = True
+                    self._disk.do(partial(self._write_behind, block))
+                    self._block, self._other = self._other, self._block
 
     def close(self) -> None:
         """Write what is left, and close the file."""
@@ -66,12 +71,13 @@ class HashedFile:
         if self._direct:
             self._direct = self._set_direct(False)
         self._write(self._hashed())
-        self.drop()
+        self._file.close()
 
     def drop(self) -> None:
-        """Close the file without what is left."""
-        self._disk.shutdown()
-        self._file.close()
+        """Close the file without what is left, whatever becomes of it."""
+        for close in (self._wait, self._file.close):
+            with contextlib.suppress(Exception):
+                close()
 
     def _hashed(self) -> memoryview:
         """What the block holds, which then is empty."""
@@ -80,10 +86,19 @@ class HashedFile:
         return block
 
     def _wait(self) -> None:
-        """Wait for the other block."""
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
+        """Wait until the other block is written; raises what kept it from being."""
+        if self._pending:
+            error, self._pending = self._outcome.get(), False
+            if error is not None:
+                raise error
+
+    def _write_behind(self, block: memoryview) -> None:
+        try:
+            self._write(block)
+        except Exception as error:
+            self._outcome.put(error)
+        else:
+            self._outcome.put(None)
 
     def _write(self, block: memoryview) -> None:
         while len(block):

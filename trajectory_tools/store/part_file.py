@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from trajectory_tools.store.disk_thread import DiskThread
 from trajectory_tools.store.files import move_without_replacing, sync
 from trajectory_tools.store.metadata import FORMAT_VERSION
 from trajectory_tools.store.parts import IDENTITY_KEY, Part, PartId, append_to_manifest
@@ -21,7 +22,7 @@ class PartFile:
     """``write`` row groups in the order of the steps, then ``finish``, then ``commit``; or ``drop``, at any time.
 
     Row groups may be ``encoded`` on several threads. Nothing is on the disk before the first is written. ``born`` is
-    when (monotonic) the first of its rows was recorded.
+    when (monotonic) the first of its rows was recorded; ``disk`` writes a block while the next is encoded.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class PartFile:
         run_id: str,
         compression: str,
         born: float,
+        disk: DiskThread | None = None,
     ) -> None:
         self.table = table
         self.schema = schema
@@ -41,6 +43,7 @@ class PartFile:
         self._id = part_id
         self._run_id = run_id
         self._compression = compression
+        self._disk = disk
         self._folder = folder
         self._temporary = folder / table / f".{part_id.file_name}.tmp"
         self._file: TableFile | None = None
@@ -55,7 +58,7 @@ class PartFile:
         """Append one row group."""
         if self._file is None:
             self._temporary.parent.mkdir(exist_ok=True)
-            self._file = TableFile(self._temporary, self.schema, self._compression)
+            self._file = TableFile(self._temporary, self.schema, self._compression, self._disk)
         steps = row_group.table["step"]
         if self._rows == 0:
             self._first_step = steps[0].as_py()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trajectory_tools.store.disk_thread import DiskThread
 from trajectory_tools.store.hashed_file import HashedFile
 from trajectory_tools.store.list_column import ENCODINGS, ListColumn, Page
 from trajectory_tools.store.schema import writer_options
@@ -77,12 +78,12 @@ class TableFile:
     and describes the lists' own pages.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, compression: str) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, compression: str, disk: DiskThread | None = None) -> None:
         # Not a file of Python's: a thread that calls back from pyarrow while the interpreter ends aborts the process.
         self._memory = pa.BufferOutputStream()
         self._writer = pq.ParquetWriter(self._memory, schema, **writer_options(schema, compression))
         self._lists: list[dict[str, Chunk]] = []  # of each row group
-        self._file = HashedFile(path)
+        self._file = HashedFile(path, disk)
 
     def write(self, group: EncodedGroup) -> None:
         """Append the row group."""

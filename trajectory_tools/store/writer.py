@@ -18,6 +18,7 @@ from trajectory_tools.errors import BadArgument, RecordingFailed, UnknownName
 from trajectory_tools.store.assembly import Assembly
 from trajectory_tools.store.batch import STEP_ROW_BYTES, Batch, ScalarBatch, ScalarRow, TensorBatch
 from trajectory_tools.store.committer import Committer, yield_to_training
+from trajectory_tools.store.disk_thread import DiskThread
 from trajectory_tools.store.part_file import PartFile
 from trajectory_tools.store.parts import PartId, first_line
 from trajectory_tools.store.probe_rows import ProbeBatch, ProbeRows, ProductBatch, ProductRows
@@ -83,7 +84,8 @@ class RunWriter:
     rows share a batch and a part is decided as they come, so that equal runs are equal files, unless parts roll by age
     or compression is ``auto``. Then threads encode and write, a row group at a time, if they can each of another
     part: ``ENCODERS`` at any time, and one more while the training waits for them or closes, with the training's own
-    priority (where other processes keep every core busy, the others hardly run). One more commits the parts in order.
+    priority (where other processes keep every core busy, the others hardly run). One thread more hands blocks of what
+    they have encoded to the disk, and one commits the parts in order.
 
     After a failure nothing more is written, one warning says so, ``put_*`` do nothing, and ``close`` raises
     ``RecordingFailed``. ``wait_seconds`` is how long ``put_*`` and ``make_room`` have waited for it.
@@ -106,6 +108,7 @@ class RunWriter:
         self._session = session
         self._rank = rank
         self._committer = Committer()
+        self._disk = DiskThread()
         self._streams: dict[str, Stream] = {}
         self._parts: list[Assembly] = []  # that are not whole, the oldest first
         self._encoding = ENCODERS + 1  # threads that have not ended
@@ -259,6 +262,7 @@ class RunWriter:
                 run_id=self._run_id,
                 compression=self._compression(stream),
                 born=batch.born,
+                disk=self._disk,
             )
             self._committer.expect(part)
             stream.part = Assembly(part, self._changed, self._written)
@@ -305,6 +309,7 @@ class RunWriter:
                 self._committer.close()
             except Exception as error:
                 self._fail(error)
+            self._disk.close()
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:  # the training may be waiting for room
