@@ -117,9 +117,11 @@ def _tell(observer: Observer, error: BaseException | None) -> None:
     """Close the runs, and say what was recorded, what was not, and what to type next."""
     observed = observer.finish(error)
     for run in observed:
+        values = f"{run.recorded:,} of {run.values:,} values" if run.recorded < run.values else f"{run.values:,} values"
+        tensors = f", the tensors of {run.tensors:,} of them," if run.tensors else ", without tensors,"
         _say(
-            f"recorded {run.steps:,} steps of {run.optimizer} ({run.parameters:,} parameters, {run.values:,} values)"
-            f" in {_shown(run.path)}"
+            f"recorded {run.steps:,} steps of {run.optimizer} ({run.parameters:,} parameters, {values})"
+            f"{tensors if run.tensors < run.steps else ''} in {_shown(run.path)}"
         )
     for why in observer.could_not:
         _say(why)

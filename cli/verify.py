@@ -16,7 +16,7 @@ def verify(runs: RunFolders, json: Json = False) -> None:
     from trajectory_tools.run import find_runs
     from trajectory_tools.store.verify import verify as check
 
-    damaged = []
+    damaged, n_parts = [], 0
     for run in find_runs(runs):
         findings = check(run.path, run.run_id)
         damaged += [
@@ -24,6 +24,7 @@ def verify(runs: RunFolders, json: Json = False) -> None:
             for f in findings
             if f.damaged
         ]
+        n_parts += len(findings)
         say(f"{run.name}: {len(findings)} parts, {sum(f.damaged for f in findings)} damaged")
     if json:
         print_json(damaged)
@@ -31,6 +32,7 @@ def verify(runs: RunFolders, json: Json = False) -> None:
         for entry in damaged:
             first, last = entry["steps"]
             print(f"{entry['run']}/{entry['file']} (steps {first} to {last}): {entry['problem']}")
-    next_command("traj", "analyze", *runs, *(["--skip-damaged"] if damaged else []))
+    if n_parts:
+        next_command("traj", "analyze", *runs, *(["--skip-damaged"] if damaged else []))
     if damaged:
         raise typer.Exit(1)

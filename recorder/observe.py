@@ -44,13 +44,19 @@ def runs_in(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Observed:
-    """One run that was recorded: its folder, the optimizer's class, how many steps, which parameters."""
+    """One run that was recorded: its folder, the optimizer's class, and what of it is on the disk.
+
+    ``tensors``: of how many of its ``steps`` there are tensors; ``recorded``: how many ``values`` of its parameters are
+    in them.
+    """
 
     path: Path
     optimizer: str
     steps: int
+    tensors: int
     parameters: int
     values: int
+    recorded: int
 
 
 class Observer:
@@ -100,17 +106,8 @@ class Observer:
                 recorder.__exit__(type(error) if error is not None else None, error, None)
             except RecordingFailed as failure:
                 self.could_not.append(str(failure))
-            parameters = recorder.parameters
-            names = [type(each).__name__ for each in recorder.optimizers]
-            observed.append(
-                Observed(
-                    path=recorder.path,
-                    optimizer=f"{len(names)} {names[0]}" if len(names) > 1 else names[0],
-                    steps=recorder.steps_seen if recorder.records else 0,
-                    parameters=len(parameters),
-                    values=sum(parameter["numel"] for parameter in parameters),
-                )
-            )
+            if recorder.records:
+                observed.append(_observed(recorder))
         if not self._count:
             self.could_not.append(self._why_nothing())
         elif self._index is not None and self._index >= self._count:
@@ -277,6 +274,26 @@ class Observer:
             "nothing was recorded: no torch.optim optimizer made a step; for one of another kind, put"
             f" `with rec.step():` of trajectory_tools.recorder.Recorder around its steps{elsewhere}"
         )
+
+
+def _observed(recorder: Recorder) -> Observed:
+    from trajectory_tools.errors import TrajectoryError
+    from trajectory_tools.run import open_run
+
+    names = [type(each).__name__ for each in recorder.optimizers]
+    steps = tensors = 0
+    with contextlib.suppress(TrajectoryError):  # a disk may have been full from the first file on
+        run = open_run(recorder.path)
+        steps, tensors = run.n_steps, len(run.steps)
+    return Observed(
+        path=recorder.path,
+        optimizer=f"{len(names)} {names[0]}" if len(names) > 1 else names[0],
+        steps=steps,
+        tensors=tensors,
+        parameters=len(recorder.parameters),
+        values=sum(parameter["numel"] for parameter in recorder.parameters),
+        recorded=sum(parameter.get("recorded", parameter["numel"]) for parameter in recorder.parameters),
+    )
 
 
 def _apart(optimizers: Sequence[Optimizer]) -> list[Optimizer]:

@@ -74,6 +74,13 @@ def test_a_share_of_the_coordinates(ended, source):
     assert (run.steps.tolist(), run.n_steps) == ([0, 2], 4)
 
 
+def test_the_end_says_how_much_of_it_was_recorded(ended):
+    said = {name: ended[1][f"script {name}"].stderr for name in ("match", "subsample", "no stats")}
+    assert "recorded 4 steps of SGD (4 parameters, 410 of 421 values) in" in said["match"]
+    assert "SGD (4 parameters, 43 of 421 values), the tensors of 2 of them, in" in said["subsample"]
+    assert "SGD (4 parameters, 421 values) in" in said["no stats"]
+
+
 @SOURCES
 def test_a_number_of_coordinates(ended, source):
     _, numels, recorded = opened(ended, f"{source}number")

@@ -82,6 +82,13 @@ model2 = torch.nn.Linear(1, 1)
 both = torch.optim.SGD([*model.parameters(), *model2.parameters()], lr=0.1)
 steps(2, both, lambda x: model2(model(x)))
 """,
+    "full": START + """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+big = torch.nn.Linear(300, 300)
+steps(3, torch.optim.SGD(big.parameters(), lr=0.1), lambda x: big(x.repeat(100)))
+print("trained")
+""",
     "fault": SGD + "open('gone', 'w').close()\nsteps(2, optimizer)\nopen(sys.argv[1], 'w').close()",
 }  # fmt: skip
 OPTIONS = {
@@ -133,6 +140,15 @@ def test_one_sentence_says_it(ended, name):
     assert "trajectory_tools" not in how.stderr.replace("trajectory_tools.recorder.Recorder", "")
     assert how.stderr.count("Traceback") == (name in ("raises", "interrupted"))
     assert how.stdout == ("trained\n" if name == "match" else "")
+
+
+def test_what_is_not_on_the_disk_was_not_recorded(ended):
+    how = ended[1]["full"]
+    assert (how.code, how.stdout) == (0, "trained\n")
+    assert "File too large; what was committed before can be read" in how.stderr
+    recorded = [line for line in how.stderr.splitlines() if line.startswith("traj: recorded 3 steps of SGD")]
+    assert all("values), without tensors, in runs/full" in line for line in recorded)  # scalars may have been committed
+    assert ("next:" in how.stderr) == bool(recorded)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from making import assert_holds, described, layout_of, part_of, record, rows_at, scalars_at, values_at
 
 from trajectory_tools.errors import OutputExists, RunBusy
-from trajectory_tools.run import open_run
+from trajectory_tools.run import open_run, with_steps
 from trajectory_tools.store import files
 from trajectory_tools.store.files import append_line, move_without_replacing, read_json, write_json
 from trajectory_tools.store.part_file import PartFile
@@ -46,6 +46,21 @@ import itertools, sys
 from making import record
 record(sys.argv[1], itertools.count(), part_bytes=20_000, part_seconds=0.05)
 """
+
+
+def test_steps_whose_scalars_a_kill_has_lost_are_steps(tmp_path):
+    """Tensors fill their parts at once, scalars are committed after a while."""
+    folder = tmp_path / "run"
+    process = python(FOREVER.replace("part_seconds=0.05", "shapes={'w': (50, 100)}"), folder)
+    try:
+        wait_until(lambda: len(list(folder.glob("tensors/*.parquet"))) >= 2, "two committed parts")
+    finally:
+        process.kill()
+        assert process.wait(DEADLINE) == -signal.SIGKILL
+    run = open_run(folder)
+    assert len(run.logged_steps) == 0
+    assert run.n_steps == len(run.steps) > 1
+    assert with_steps([run]) == [run]
 
 
 def test_everything_committed_before_a_kill_can_be_read_and_the_run_resumed(tmp_path):
