@@ -277,12 +277,11 @@ class Observer:
 
 
 def _observed(recorder: Recorder) -> Observed:
-    from trajectory_tools.errors import TrajectoryError
     from trajectory_tools.run import open_run
 
     names = [type(each).__name__ for each in recorder.optimizers]
     steps = tensors = 0
-    with contextlib.suppress(TrajectoryError):  # a disk may have been full from the first file on
+    with contextlib.suppress(Exception):  # a full disk, a folder that is gone: the program ends as it would have
         run = open_run(recorder.path)
         steps, tensors = run.n_steps, len(run.steps)
     return Observed(
