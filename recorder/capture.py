@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
@@ -78,7 +79,7 @@ class Capture:
         """Bytes that one recorded step holds before compression."""
         return int(self.layout.lengths.sum()) * self._dtype.itemsize * len(self._save)
 
-    @property
+    @cached_property
     def held_per_step(self) -> int:
         """Bytes of memory that one recorded step holds until it is written."""
         return self.bytes_per_step

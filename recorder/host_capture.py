@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -122,11 +123,11 @@ class HostCapture(Capture):
         del self._rows, self._buffer, self._release, self._values, self._room, self._release_chosen
         return Captured(rows, stats)
 
-    @property
+    @cached_property
     def held_per_step(self) -> int:
         """Bytes of memory that one recorded step holds until it is written: of θ_t also where it is not saved."""
         if not self._whole:
-            return super().held_per_step
+            return self.bytes_per_step
         return len(self._kept(True)) * self._all.pieces.n_values * self._width.itemsize
 
     def release(self) -> None:

@@ -214,11 +214,11 @@ class Run:
 
     @property
     def n_steps(self) -> int:
-        """Number of steps that the recorder saw: those logged, and the recorded ones whose scalars a kill has lost."""
+        """Number of steps that the recorder saw: those logged, and recorded ones whose scalars were lost (a kill)."""
         logged = self.logged_steps
         last = logged[-1] if len(logged) else -1
-        killed = any(part.last_step > last for part in self.parts("tensors"))
-        return len(np.union1d(logged, self.steps)) if killed else len(logged)
+        lost = any(part.last_step > last for part in self.parts("tensors"))
+        return len(np.union1d(logged, self.steps)) if lost else len(logged)
 
     def parts(self, table: str) -> list[Part]:
         """The committed parts of a table (``scalars``, ``tensors``, ``stats``, ``probes``, ...), in order."""

@@ -32,7 +32,7 @@ class Loss(Metric[None, list[Chunk]]):
 
     def prepare(self, run: Run) -> None:
         if not run.parts("scalars"):
-            raise MissingData("a kill has lost what was logged" if run.n_steps else "no step was recorded")
+            raise MissingData("nothing that was logged reached the disk" if run.n_steps else "no step was recorded")
 
     def update(self, context: None, chunk: Chunk) -> list[Chunk]:
         return [chunk]

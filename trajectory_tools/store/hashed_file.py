@@ -56,14 +56,7 @@ class HashedFile:
             self._filled += len(taken)
             self.size += len(taken)
             if self._filled == BLOCK:
-                block = self._hashed()
-                self._wait()
-                if self._disk is None:
-                    self._write(block)
-                else:
-                    self._pending = True
-                    self._disk.do(partial(self._write_behind, block))
-                    self._block, self._other = self._other, self._block
+                self._hand_over()
 
     def close(self) -> None:
         """Write what is left, and close the file."""
@@ -78,6 +71,17 @@ class HashedFile:
         for close in (self._wait, self._file.close):
             with contextlib.suppress(Exception):
                 close()
+
+    def _hand_over(self) -> None:
+        """Have the full block written, and fill the other one."""
+        block = self._hashed()
+        self._wait()
+        if self._disk is None:
+            self._write(block)
+            return
+        self._pending = True
+        self._disk.do(partial(self._write_behind, block))
+        self._block, self._other = self._other, self._block
 
     def _hashed(self) -> memoryview:
         """What the block holds, which then is empty."""
